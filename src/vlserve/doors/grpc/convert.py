@@ -50,6 +50,33 @@ def chat_request(wire: pb.VisionRequest, limits: LimitSettings) -> ChatRequest:
     return ChatRequest(messages, sampling, wire.model)
 
 
+def wire_request(request: ChatRequest) -> pb.VisionRequest:
+    """What a client sends for `request`: the other way round."""
+    sampling = request.sampling
+    roles = {role: wire for wire, role in _ROLES.items()}
+    return pb.VisionRequest(
+        model=request.model,
+        messages=[
+            pb.Message(
+                role=roles[message.role],
+                parts=[
+                    pb.Part(text=part) if isinstance(part, str) else pb.Part(image=part.data)
+                    for part in message.content
+                ],
+            )
+            for message in request.messages
+        ],
+        sampling=pb.Sampling(
+            max_tokens=sampling.max_tokens,
+            temperature=sampling.temperature,
+            top_p=sampling.top_p,
+            top_k=sampling.top_k,
+            seed=sampling.seed,
+            stop=sampling.stop,
+        ),
+    )
+
+
 def callers_field(field: str, wire: pb.VisionRequest) -> str:
     """The path in the caller's message of a field that another room named."""
     if field in _SAMPLING_FIELDS:

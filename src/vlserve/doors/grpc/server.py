@@ -8,7 +8,6 @@ from typing import Any, Final
 
 import grpc
 import grpc.aio
-from google.protobuf.message import Message as WireMessage
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
@@ -45,17 +44,19 @@ class VisionServicer:
         self._service = service
         self._limits = limits
 
-    def handlers(self) -> dict[str, grpc.RpcMethodHandler[Any, Any]]:
+    def handlers(self) -> dict[str, "grpc.RpcMethodHandler[Any, Any]"]:
         """The handler of each call by its name in the proto file."""
         return {
             "Chat": grpc.unary_unary_rpc_method_handler(
-                self.chat, pb.VisionRequest.FromString, WireMessage.SerializeToString
+                self.chat, pb.VisionRequest.FromString, pb.VisionResponse.SerializeToString
             ),
             "ChatStream": grpc.unary_stream_rpc_method_handler(
-                self.chat_stream, pb.VisionRequest.FromString, WireMessage.SerializeToString
+                self.chat_stream, pb.VisionRequest.FromString, pb.VisionResponse.SerializeToString
             ),
             "ListModels": grpc.unary_unary_rpc_method_handler(
-                self.list_models, pb.ListModelsRequest.FromString, WireMessage.SerializeToString
+                self.list_models,
+                pb.ListModelsRequest.FromString,
+                pb.ListModelsResponse.SerializeToString,
             ),
         }
 

@@ -1,8 +1,9 @@
-"""ServeError -> gRPC status: the code, our text, and the details that clients act on."""
+"""ServeError <-> gRPC status: the code, our text, and the details that clients act on."""
 
 from typing import Final
 
 import grpc
+import grpc.aio
 from google.protobuf import duration_pb2
 from google.protobuf.message import Message as WireMessage
 from google.rpc import error_details_pb2, status_pb2
@@ -36,3 +37,11 @@ def rendered(error: ServeError) -> grpc.Status:
     for detail in details:
         status.details.add().Pack(detail)
     return rpc_status.to_status(status)
+
+
+def raised(error: grpc.aio.AioRpcError) -> ServeError:
+    """The ServeError that a server answered with."""
+    for code, status in STATUS.items():
+        if status is error.code():
+            return ServeError(code, error.details() or status.value[1])
+    return ServeError(Code.INTERNAL, f"the server answered {error.code().name}")
