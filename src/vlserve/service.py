@@ -7,7 +7,6 @@ from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, contextmanager
-from enum import Enum, auto
 from typing import Final
 
 from vlserve import media
@@ -94,44 +93,40 @@ class Queue:
         return max(MIN_RETRY_S, self._promised_s - now)
 
 
-class _State(Enum):
-    STARTING = auto()
-    OPEN = auto()
-    DRAINING = auto()
-
-
 class Service:
     """One engine behind admission, decoding and deadlines. Starts closed: `open` lets in."""
 
-    def __init__(self, engine: Engine, limits: LimitSettings, max_running: int) -> None:
+    def __init__(self, engine: Engine, limits: LimitSettings) -> None:
         self._engine = engine
         self._limits = limits
-        self._queue = Queue(max_running, limits.max_waiting, limits.timeout_s)
-        self._state = _State.STARTING
+        self._queue: Queue | None = None
+        self._is_draining = False
         self._decoders = ThreadPoolExecutor(_DECODERS, thread_name_prefix="decode")
 
     @property
     def num_inside(self) -> int:
         """Requests that hold a permit: running and waiting ones."""
-        return self._queue.num_inside
+        return self._queue.num_inside if self._queue else 0
 
     def models(self) -> tuple[EngineInfo, ...]:
-        """What this hall answers for. Raises ServeError(UNAVAILABLE) before `open`."""
-        self._refuse_unless_open()
+        """What this hall answers for. Raises ServeError(UNAVAILABLE) unless it is open."""
+        self._opened_queue()
         return (self._engine.info,)
 
     def open(self) -> None:
-        """Let requests in. The engine has started."""
-        self._state = _State.OPEN
+        """Let in as many as the engine, which has started, runs and the limit lets wait."""
+        limits = self._limits
+        self._queue = Queue(self._engine.info.max_running, limits.max_waiting, limits.timeout_s)
 
     async def drain(self) -> None:
         """Refuse new requests with UNAVAILABLE and return when the last one inside has ended."""
-        self._state = _State.DRAINING
-        await self._queue.empty()
+        self._is_draining = True
+        if self._queue is not None:
+            await self._queue.empty()
 
     def close(self) -> None:
         """Let go of the decoding threads, without waiting for a picture that nobody wants."""
-        self._state = _State.DRAINING
+        self._is_draining = True
         self._decoders.shutdown(wait=False, cancel_futures=True)
 
     async def chat(
@@ -148,11 +143,11 @@ class Service:
         deadline_s = asyncio.get_running_loop().time() + (
             limit_s if timeout_s is None else min(timeout_s, limit_s)
         )
-        self._refuse_unless_open()
+        queue = self._opened_queue()
         if request.model not in ("", self._engine.info.model):
             raise ServeError(Code.NOT_FOUND, "is not a model that is served here", field="model")
         check(request, self._limits)
-        with self._queue.permit():
+        with queue.permit():
             async with aclosing(self._answer(request)) as answer:
                 while (chunk := await _before(deadline_s, answer)) is not None:
                     yield chunk
@@ -181,15 +176,11 @@ class Service:
             for message in messages
         )
 
-    def _refuse_unless_open(self) -> None:
-        if self._state is not _State.OPEN:
-            raise ServeError(
-                Code.UNAVAILABLE,
-                "the server is starting"
-                if self._state is _State.STARTING
-                else "the server is shutting down",
-                retry_after_s=_FIRST_DURATION_S,
-            )
+    def _opened_queue(self) -> Queue:
+        if self._queue is not None and not self._is_draining:
+            return self._queue
+        message = "the server is shutting down" if self._is_draining else "the server is starting"
+        raise ServeError(Code.UNAVAILABLE, message, retry_after_s=_FIRST_DURATION_S)
 
 
 async def _before(deadline_s: float, chunks: AsyncIterator[Chunk]) -> Chunk | None:

@@ -49,7 +49,7 @@ async def live(
     """The door in front of `engine`, with `limits` over the defaults."""
     engine = engine or ScriptedEngine()
     bounds = LimitSettings(**{"max_message_mib": MAX_MESSAGE_MIB, **limits})
-    service = Service(engine, bounds, engine.num_slots)
+    service = Service(engine, bounds)
     door = GrpcDoor(service, bounds, GrpcSettings(port=0))
     await door.start()
     if is_open:
