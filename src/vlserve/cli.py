@@ -8,7 +8,7 @@ import inspect
 import sys
 import time
 from collections.abc import AsyncGenerator, Callable
-from contextlib import aclosing
+from contextlib import AsyncExitStack, aclosing
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
@@ -155,17 +155,14 @@ async def _answer(
             return
     if server is not None:
         raise OSError(f"no server that serves answers at {server}")
-    with _ERR.status(f"nothing serves at {address}: loading the model here"):
-        from vlserve import app  # noqa: PLC0415
+    async with AsyncExitStack() as opened:
+        with _ERR.status(f"nothing serves at {address}: loading the model here"):
+            from vlserve import app  # noqa: PLC0415
 
-        house = app.hall(settings)
-        service = await house.__aenter__()
-    try:
+            service = await opened.enter_async_context(app.hall(settings))
         async with aclosing(service.chat(request)) as chunks:
             async for chunk in chunks:
                 yield chunk.text
-    finally:
-        await house.__aexit__(None, None, None)
 
 
 @cli.command("settings")
