@@ -24,7 +24,9 @@ class Oracle:
             conversation(messages), tokenize=False, add_generation_prompt=True
         )
         pictures = [PILImage.fromarray(p.pixels) for m in messages for p in m.pictures()]
-        return self.processor(text=text, images=[pictures] if pictures else None, return_tensors="pt")
+        return self.processor(
+            text=text, images=[pictures] if pictures else None, return_tensors="pt"
+        )
 
     def answer(self, messages: tuple[Message[Image], ...], sampling: SamplingParams) -> list[int]:
         """The new tokens."""

@@ -35,6 +35,7 @@ cli: Final = typer.Typer(
     help="Serve a vision-language model, and ask it.",
     no_args_is_help=True,
     add_completion=False,
+    context_settings={"token_normalize_func": lambda name: name.replace("-", "_")},
     pretty_exceptions_enable=False,
 )
 
@@ -107,10 +108,11 @@ def _say_ready(house: "App", seconds: dict[str, float]) -> None:
 @cli.command()
 @with_settings
 def ask(
+    *,
     pictures: Annotated[
         list[Path] | None,
-        typer.Argument(metavar="[PICTURE]...", exists=True, dir_okay=False, show_default=False),
-    ],
+        typer.Argument(metavar="PICTURE", exists=True, dir_okay=False, show_default=False),
+    ] = None,
     question: Annotated[str, typer.Argument(metavar="QUESTION")],
     flags: Flags,
     server: Annotated[

@@ -25,15 +25,19 @@ VARIANTS = {
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-async def test_tokens_equal_generate(variant: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+async def test_tokens_equal_generate(
+    variant: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     folder = write_tiny_model(tmp_path / "model", **VARIANTS[variant])
     oracle = Oracle(folder)
     rng = random.Random(variant)
     requests = [request(rng, str(i)) for i in range(24)]
     async with running(folder, max_running=5) as engine:
+
         async def late(index: int) -> list[int]:
             await asyncio.sleep(index * 0.004)
             return (await answer(engine, requests[index])).token_ids
+
         got = await asyncio.gather(*map(late, range(len(requests))))
     wanted = [oracle.answer(r.messages, r.sampling) for r in requests]
     num_equal = sum(g == w for g, w in zip(got, wanted, strict=True))
