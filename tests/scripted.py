@@ -1,7 +1,7 @@
 """An engine whose every move a test can see: slots, steps, and an answer known beforehand."""
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterator
 
 from vlserve.engines.base import EngineInfo, Load
 from vlserve.types import Chunk, FinishReason, Request, Usage
@@ -55,13 +55,13 @@ class ScriptedEngine:
             self.num_running -= 1
             self._slots.release()
 
-    def _answer(self, request: Request) -> list[Chunk]:
+    def _answer(self, request: Request) -> Iterator[Chunk]:
         words = answer(request)
-        if words[-1] == "hold":
-            words = ["on"] * 1_000_000
-        usage = Usage(len(words) + 10, 10, len(words))
-        chunks = [Chunk(word + " ", (i,)) for i, word in enumerate(words)]
-        return [*chunks, Chunk("", (), FinishReason.STOP, usage)]
+        while words[-1] == "hold":
+            yield Chunk("on ", (0,))
+        for i, word in enumerate(words):
+            yield Chunk(word + " ", (i,))
+        yield Chunk("", (), FinishReason.STOP, Usage(len(words) + 10, 10, len(words)))
 
     async def close(self) -> None:
         self.is_closed = True

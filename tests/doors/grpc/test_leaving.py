@@ -1,0 +1,122 @@
+"""Two hundred callers leave in the middle: their places come back, and nobody else notices."""
+
+import asyncio
+import random
+import time
+from contextlib import suppress
+
+import grpc
+import grpc.aio
+import pytest
+
+from tests.doors.grpc.live import Live, live, png, until
+from tests.scripted import ScriptedEngine
+from vlserve.doors.grpc.pb import vision_pb2 as pb
+
+NUM_LEAVING = 200
+NUM_NEIGHBOURS = 4
+SEED = 20
+HOLD = pb.VisionRequest(image=png(), prompt="hold")
+# A sentence of many words, so that a neighbour runs while many others come and go.
+LONG = pb.VisionRequest(image=png((1, 2, 3)), prompt=" ".join(f"w{i}" for i in range(100)))
+
+
+async def leave(house: Live, chance: random.Random) -> None:
+    """One call that never gets its answer: cancelled or out of time, at a random moment."""
+    is_stream, is_deadline = chance.random() < 0.5, chance.random() < 0.5
+    after_s = chance.uniform(0.0, 0.08)
+    timeout_s = after_s if is_deadline else None
+    if is_stream:
+        stream = house.client.chat_stream(HOLD, timeout=timeout_s)
+        reading = asyncio.ensure_future(_read(stream))
+        call: grpc.aio.Call = stream
+    else:
+        unary = house.client.chat(HOLD, timeout=timeout_s)
+        reading = asyncio.ensure_future(_read_one(unary))
+        call = unary
+    if not is_deadline:
+        await asyncio.sleep(after_s)
+        call.cancel()
+    code = await reading
+    left = grpc.StatusCode.DEADLINE_EXCEEDED if is_deadline else grpc.StatusCode.CANCELLED
+    assert code is left
+
+
+async def _read(call: "grpc.aio.UnaryStreamCall[pb.VisionRequest, pb.VisionResponse]") -> object:
+    with suppress(grpc.aio.AioRpcError, asyncio.CancelledError):
+        async for _ in call:
+            pass
+    return await call.code()
+
+
+async def _read_one(call: "grpc.aio.UnaryUnaryCall[pb.VisionRequest, pb.VisionResponse]") -> object:
+    with suppress(grpc.aio.AioRpcError, asyncio.CancelledError):
+        await call
+    return await call.code()
+
+
+async def test_two_hundred_callers_leave() -> None:
+    chance = random.Random(SEED)
+    engine = ScriptedEngine(num_slots=16, step_s=0.002)
+    async with live(engine, max_waiting=NUM_LEAVING) as house:
+        alone = (await house.client.chat(LONG)).text
+        answers: list[str] = []
+        is_over = asyncio.Event()
+
+        async def neighbour() -> None:
+            while not is_over.is_set():
+                answers.append((await house.client.chat(LONG)).text)
+
+        neighbours = [asyncio.create_task(neighbour()) for _ in range(NUM_NEIGHBOURS)]
+        for _ in range(NUM_LEAVING // 25):
+            await asyncio.gather(*(leave(house, chance) for _ in range(25)))
+            left_s = time.monotonic()
+            await until(lambda: house.service.num_inside <= NUM_NEIGHBOURS)
+            await until(lambda: engine.num_running <= NUM_NEIGHBOURS)
+            assert time.monotonic() - left_s < 0.25
+        is_over.set()
+        await asyncio.gather(*neighbours)
+        assert set(answers) == {alone}
+        assert house.service.num_inside == 0
+        assert engine.load().num_free_slots == engine.num_slots
+    print(f"tried {NUM_LEAVING}, held {NUM_LEAVING}, seed {SEED}, neighbours {len(answers)}")
+
+
+@pytest.mark.parametrize("is_stream", [False, True], ids=["unary", "stream"])
+@pytest.mark.parametrize("is_deadline", [False, True], ids=["cancel", "deadline"])
+async def test_the_engine_takes_no_step_for_who_has_left(
+    is_stream: bool, is_deadline: bool
+) -> None:
+    engine = ScriptedEngine(num_slots=1, step_s=0.002)
+    async with live(engine) as house:
+        start = house.client.chat_stream if is_stream else house.client.chat
+        call = start(HOLD, timeout=0.1 if is_deadline else None)
+        await until(lambda: engine.num_steps > 3)
+        if not is_deadline:
+            call.cancel()
+        await until(lambda: house.service.num_inside == 0)
+        num_steps = engine.num_steps
+        await asyncio.sleep(0.05)
+        assert engine.num_steps == num_steps
+        assert engine.load().num_free_slots == 1
+
+
+async def test_a_picture_that_nobody_waits_for_gives_its_place_back() -> None:
+    """Leaving while the picture is decoded: the permit is back, the engine never hears of it."""
+    large = png(size=(6000, 6000))
+    async with live(max_image_pixels=50_000_000) as house:
+        call = house.client.chat(pb.VisionRequest(image=large, prompt="p"))
+        await until(lambda: house.service.num_inside == 1)
+        call.cancel()
+        await until(lambda: house.service.num_inside == 0)
+        assert not house.engine.seen
+
+
+async def test_a_reader_that_does_not_read_is_hung_up_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vlserve.doors.grpc.server._READ_GRACE_S", 0.1)
+    async with live(timeout_s=0.3) as house, asyncio.timeout(5):
+        words = " ".join(["w" * 200_000] * 20)
+        call = house.client.chat_stream(pb.VisionRequest(prompt=words))
+        await until(lambda: house.service.num_inside == 1)
+        await until(lambda: house.service.num_inside == 0)
+        call.cancel()
