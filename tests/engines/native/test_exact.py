@@ -13,6 +13,7 @@ from tests.engines.collect import answer, running
 from tests.oracle import Oracle
 from tests.tiny_model import write_tiny_model
 from vlserve.engines.native.engine import NativeEngine
+from vlserve.engines.native.sequence import Sequence
 from vlserve.types import Request, SamplingParams
 
 VARIANTS = {
@@ -44,3 +45,40 @@ async def test_tokens_equal_generate(
     with capsys.disabled():
         print(f"{variant}: tried {len(requests)}, equal {num_equal}")
     assert got == wanted
+
+
+def recorded_logits(engine: NativeEngine) -> dict[str, list[torch.Tensor]]:
+    """Where the logits of every coming step are kept, by request."""
+    kept: dict[str, list[torch.Tensor]] = {}
+    sample = engine._sampler.sample
+
+    def keep(logits: torch.Tensor, sequences: tuple[Sequence, ...]) -> list[int | Exception]:
+        for row, sequence in zip(logits, sequences, strict=True):
+            kept.setdefault(sequence.id, []).append(row.clone())
+        return sample(logits, sequences)
+
+    engine._sampler.sample = keep  # type: ignore[method-assign]
+    return kept
+
+
+async def test_logits_are_bitwise_equal_alone_and_in_a_batch(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rng = random.Random(1)
+    requests = [request(rng, str(i)) for i in range(24)]
+    async with running(write_tiny_model(tmp_path / "model"), max_running=7) as engine:
+        logits = recorded_logits(engine)
+        for each in requests:
+            await answer(engine, each)
+        alone = dict(logits)
+        logits.clear()
+        await asyncio.gather(*(answer(engine, each) for each in requests))
+    num_rows = sum(map(len, alone.values()))
+    num_equal = sum(
+        torch.equal(a, b)
+        for name in alone
+        for a, b in zip(alone[name], logits[name], strict=True)
+    )
+    with capsys.disabled():
+        print(f"logits of {num_rows} steps, bitwise equal in a batch {num_equal}")
+    assert num_equal == num_rows

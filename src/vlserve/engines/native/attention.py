@@ -4,6 +4,8 @@ Every sequence's numbers are the same whoever else runs: a prompt attends alone,
 attends over a key length rounded to a multiple that changes no bit.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -52,25 +54,44 @@ def _decode(
     values: torch.Tensor,
     scaling: float,
 ) -> torch.Tensor:
-    num_rows, num_kv_heads, head_dim = rows.num_rows, key.shape[1], key.shape[3]
+    num_rows = rows.num_rows
     keys[rows.slots, :, rows.positions] = key[0, :, :num_rows].transpose(0, 1)
     values[rows.slots, :, rows.positions] = value[0, :, :num_rows].transpose(0, 1)
-    # The query heads that share a key head stand as its rows: nothing is repeated.
-    grouped = query[0, :, :num_rows].transpose(0, 1).reshape(num_rows, num_kv_heads, -1, head_dim)
+    grouped = query[0, :, :num_rows].transpose(0, 1).unsqueeze(2)
     if rows.holes:
         padded = grouped.new_zeros(rows.last - rows.first, *grouped.shape[1:])
         padded[rows.slots - rows.first] = grouped
         grouped = padded
-    out = functional.scaled_dot_product_attention(
-        grouped,
-        keys[rows.first : rows.last, :, : rows.key_length],
-        values[rows.first : rows.last, :, : rows.key_length],
-        attn_mask=rows.mask,
-        scale=scaling,
-    )
+    with _one_thread(query.device):
+        out = functional.scaled_dot_product_attention(
+            grouped,
+            keys[rows.first : rows.last, :, : rows.key_length],
+            values[rows.first : rows.last, :, : rows.key_length],
+            attn_mask=rows.mask,
+            scale=scaling,
+            enable_gqa=query.shape[1] != key.shape[1],
+        )
     if rows.holes:
         out = out[rows.slots - rows.first]
-    return out.reshape(num_rows, -1, head_dim)
+    return out.squeeze(2)
+
+
+@contextmanager
+def _one_thread(device: torch.device) -> Iterator[None]:
+    """One thread for the kernel over one query row a head (CPU).
+
+    Each of several threads has a scratch buffer whose alignment, and so the last bits of its
+    sums, differ from the next one's: a row would depend on which thread the company leaves it.
+    """
+    num_threads = torch.get_num_threads()
+    if device.type != "cpu" or num_threads == 1:
+        yield
+        return
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(num_threads)
 
 
 def _prefill(

@@ -31,11 +31,11 @@ class Runner:
         AttentionInterface.register(ATTENTION, slot_attention)
         # The decoder alone: the vision tower attends as it always does.
         adapter.text_config._attn_implementation = ATTENTION
+        if self._device.type == "cpu" and self._dtype == torch.float32:
+            pack_linears(adapter.model)
         self._decoder = adapter.decoder
         self._head = adapter.head
         self._embedding = adapter.model.get_input_embeddings()
-        if self._device.type == "cpu" and self._dtype == torch.float32:
-            pack_linears(adapter.model)
 
     def embed(self, sequence: Sequence) -> torch.Tensor:
         """`[num_tokens, hidden_size]`: the prompt, its pictures seen."""
