@@ -75,9 +75,7 @@ async def test_logits_are_bitwise_equal_alone_and_in_a_batch(
         await asyncio.gather(*(answer(engine, each) for each in requests))
     num_rows = sum(map(len, alone.values()))
     num_equal = sum(
-        torch.equal(a, b)
-        for name in alone
-        for a, b in zip(alone[name], logits[name], strict=True)
+        torch.equal(a, b) for name in alone for a, b in zip(alone[name], logits[name], strict=True)
     )
     with capsys.disabled():
         print(f"logits of {num_rows} steps, bitwise equal in a batch {num_equal}")
