@@ -14,7 +14,9 @@ class Oracle:
     """The Transformers model and processor of a folder, called as their documentation says."""
 
     def __init__(self, folder: Path) -> None:
-        self.processor: Any = AutoProcessor.from_pretrained(folder, local_files_only=True)
+        self.processor: Any = AutoProcessor.from_pretrained(  # type: ignore[no-untyped-call]
+            folder, local_files_only=True
+        )
         model: Any = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32)
         self.model = model.eval()
 
@@ -24,7 +26,9 @@ class Oracle:
             conversation(messages), tokenize=False, add_generation_prompt=True
         )
         pictures = [PILImage.fromarray(p.pixels) for m in messages for p in m.pictures()]
-        return self.processor(text=text, images=[pictures] if pictures else None, return_tensors="pt")
+        return self.processor(
+            text=text, images=[pictures] if pictures else None, return_tensors="pt"
+        )
 
     def answer(self, messages: tuple[Message[Image], ...], sampling: SamplingParams) -> list[int]:
         """The new tokens."""

@@ -2,8 +2,8 @@
 
 import asyncio
 import random
-from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,9 +14,8 @@ from tests.oracle import Oracle
 from tests.tiny_model import write_tiny_model
 from vlserve.engines.native.engine import NativeEngine
 from vlserve.engines.native.sequence import Sequence
-from vlserve.types import Request, SamplingParams
 
-VARIANTS = {
+VARIANTS: dict[str, dict[str, Any]] = {
     "plain": {},
     "multi-head": {"num_kv_heads": 2},
     "sliding-window": {"sliding_window": 20},
@@ -26,15 +25,19 @@ VARIANTS = {
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-async def test_tokens_equal_generate(variant: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+async def test_tokens_equal_generate(
+    variant: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     folder = write_tiny_model(tmp_path / "model", **VARIANTS[variant])
     oracle = Oracle(folder)
     rng = random.Random(variant)
     requests = [request(rng, str(i)) for i in range(24)]
     async with running(folder, max_running=5) as engine:
+
         async def late(index: int) -> list[int]:
             await asyncio.sleep(index * 0.004)
             return (await answer(engine, requests[index])).token_ids
+
         got = await asyncio.gather(*map(late, range(len(requests))))
     wanted = [oracle.answer(r.messages, r.sampling) for r in requests]
     num_equal = sum(g == w for g, w in zip(got, wanted, strict=True))
@@ -71,9 +74,7 @@ async def test_logits_are_bitwise_equal_alone_and_in_a_batch(
         await asyncio.gather(*(answer(engine, each) for each in requests))
     num_rows = sum(map(len, alone.values()))
     num_equal = sum(
-        torch.equal(a, b)
-        for name in alone
-        for a, b in zip(alone[name], logits[name], strict=True)
+        torch.equal(a, b) for name in alone for a, b in zip(alone[name], logits[name], strict=True)
     )
     with capsys.disabled():
         print(f"logits of {num_rows} steps, bitwise equal in a batch {num_equal}")

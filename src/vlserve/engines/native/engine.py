@@ -69,9 +69,7 @@ class NativeEngine:
         """What runs and waits now; those whose prompt is being made wait as well."""
         now = self._now
         ahead = self._num_preparing + self._inbox.qsize()
-        return Load(
-            now.num_running, now.num_waiting + ahead, now.num_free_slots, now.num_steps
-        )
+        return Load(now.num_running, now.num_waiting + ahead, now.num_free_slots, now.num_steps)
 
     async def generate(self, request: Request) -> AsyncIterator[Chunk]:
         """The answer to one request, a Chunk a token."""
