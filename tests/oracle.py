@@ -14,7 +14,9 @@ class Oracle:
     """The Transformers model and processor of a folder, called as their documentation says."""
 
     def __init__(self, folder: Path) -> None:
-        self.processor: Any = AutoProcessor.from_pretrained(folder, local_files_only=True)
+        self.processor: Any = AutoProcessor.from_pretrained(  # type: ignore[no-untyped-call]
+            folder, local_files_only=True
+        )
         model: Any = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32)
         self.model = model.eval()
 

@@ -56,7 +56,7 @@ def tiny_tokenizer() -> PreTrainedTokenizerFast:
             show_progress=False,
         ),
     )
-    return PreTrainedTokenizerFast(
+    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_object=tokenizer,
         unk_token="<unk>",
         bos_token="<s>",
@@ -110,9 +110,6 @@ def write_tiny_model(
             num_key_value_heads=1,
         ),
         image_token_id=SPECIAL.index(IMAGE),
-        pad_token_id=3,
-        bos_token_id=1,
-        eos_token_id=2,
         tie_word_embeddings=False,
     )
     torch.manual_seed(0)
@@ -128,7 +125,7 @@ def write_tiny_model(
                 parameter.copy_(torch.randn(parameter.shape, generator=generator))
         # Logits far enough apart that a rounding error does not choose.
         model.lm_head.weight.mul_(4)
-    model.generation_config = GenerationConfig(
+    model.generation_config = GenerationConfig(  # type: ignore[no-untyped-call]
         bos_token_id=1,
         eos_token_id=eos,
         pad_token_id=3,

@@ -16,7 +16,7 @@ from typing import Final
 
 from vlserve.doors.grpc.server import GrpcDoor
 from vlserve.engines.base import Engine, EngineInfo
-from vlserve.engines.catalog import open_engine
+from vlserve.engines.catalog import make_engine
 from vlserve.service import Service
 from vlserve.settings import Settings
 from vlserve.types import ChatRequest, ImageRef, Message, Role
@@ -45,7 +45,7 @@ async def hall(settings: Settings) -> AsyncIterator[Service]:
 
     Raises ServeError or whatever the engine raises at its start.
     """
-    engine = open_engine(settings.model, settings.engine)
+    engine = make_engine(settings.model, settings.engine)
     async with AsyncExitStack() as closing:
         service = _service(engine, settings, closing)
         await engine.start()
@@ -62,7 +62,7 @@ async def running(
     Raises OSError where the address cannot be had, and what `hall` raises.
     """
     begin_s = time.monotonic()
-    engine = open_engine(settings.model, settings.engine)
+    engine = make_engine(settings.model, settings.engine)
     async with AsyncExitStack() as closing:
         service = _service(engine, settings, closing)
         door = GrpcDoor(service, settings.limits, settings.grpc)

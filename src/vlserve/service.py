@@ -37,7 +37,7 @@ class Queue:
         self._num_inside = 0
         self._intervals_s: deque[float] = deque(maxlen=_RECENT)
         self._durations_s: deque[float] = deque([_FIRST_DURATION_S], maxlen=_RECENT)
-        self._last_free_s: float | None = None
+        self._last_free_s = 0.0
         self._promised_s = 0.0
         self._empty = asyncio.Event()
         self._empty.set()
@@ -59,6 +59,8 @@ class Queue:
             )
         begin_s = asyncio.get_running_loop().time()
         self._num_inside += 1
+        if self._num_inside == self._num_running + 1:  # the first who waits
+            self._last_free_s = begin_s
         self._empty.clear()
         try:
             yield
@@ -72,11 +74,8 @@ class Queue:
     def _release(self, begin_s: float) -> None:
         now = asyncio.get_running_loop().time()
         if self._num_inside > self._num_running:  # somebody waited for this place
-            if self._last_free_s is not None:
-                self._intervals_s.append(now - self._last_free_s)
+            self._intervals_s.append(now - self._last_free_s)
             self._last_free_s = now
-        else:
-            self._last_free_s = None
         self._durations_s.append(now - begin_s)
         self._num_inside -= 1
         if self._num_inside == 0:

@@ -32,7 +32,7 @@ def load(path: str, *, device: torch.device, dtype: torch.dtype) -> ModelAdapter
     Raises ModelError when the folder holds no model or one of a type that is not supported.
     """
     folder = model_folder(path)
-    disable_progress_bar()
+    disable_progress_bar()  # type: ignore[no-untyped-call]
     config = AutoConfig.from_pretrained(folder, local_files_only=True)
     if config.model_type not in ADAPTERS:
         supported = ", ".join(sorted(ADAPTERS))
@@ -42,7 +42,9 @@ def load(path: str, *, device: torch.device, dtype: torch.dtype) -> ModelAdapter
     module, name = ADAPTERS[config.model_type]
     adapter: type[ModelAdapter] = getattr(import_module(module), name)
     try:
-        processor: Any = AutoProcessor.from_pretrained(folder, local_files_only=True)
+        processor: Any = AutoProcessor.from_pretrained(  # type: ignore[no-untyped-call]
+            folder, local_files_only=True
+        )
         model: Any = AutoModelForImageTextToText.from_pretrained(
             folder, local_files_only=True, use_safetensors=True, config=config, dtype=dtype
         )

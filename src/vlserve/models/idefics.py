@@ -59,7 +59,7 @@ class Idefics2(ModelAdapter):
         )
 
     def embed(self, prompt: Prompt) -> torch.Tensor:
-        """`[num_tokens, hidden_size]`; the pictures go through the tower as `generate` sends them."""
+        """`[num_tokens, hidden_size]`; its pictures go through the tower together, and alone."""
         device = self.model.device
         token_ids = torch.tensor(prompt.token_ids, device=device)
         embeddings: torch.Tensor = self.model.get_input_embeddings()(token_ids)

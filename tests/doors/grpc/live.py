@@ -104,5 +104,5 @@ async def refusal(client: GrpcClient, wire: pb.VisionRequest, *, is_stream: bool
 async def until(is_so: Callable[[], bool], within_s: float = 2.0) -> None:
     """Returns once `is_so()`; fails where it does not become so in time."""
     async with asyncio.timeout(within_s):
-        while not is_so():  # noqa: ASYNC110  what is watched has no event of its own
+        while not is_so():
             await asyncio.sleep(0.001)

@@ -15,6 +15,8 @@ from vlserve.doors.grpc.pb import vision_pb2 as pb
 from vlserve.doors.grpc.server import GrpcDoor
 from vlserve.settings import GrpcSettings, LimitSettings
 
+# One event loop for all: grpc.aio holds on to the first one that it meets.
+pytestmark = pytest.mark.asyncio(loop_scope="session")
 SHA = hashlib.sha256(b"8x6:" + bytes([255, 0, 0]) * 48).hexdigest()
 USER = pb.ROLE_USER
 TEXT = pb.Part(text="hello")

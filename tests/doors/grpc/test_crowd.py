@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import grpc
 import grpc.aio
+import pytest
 
 from tests.doors.grpc.live import live, png, retry_after_s, until
 from tests.scripted import ScriptedEngine
@@ -12,6 +13,8 @@ from vlserve.doors.grpc.pb import vision_pb2 as pb
 from vlserve.media import load
 from vlserve.types import ImageRef
 
+# One event loop for all: grpc.aio holds on to the first one that it meets.
+pytestmark = pytest.mark.asyncio(loop_scope="session")
 NUM_CLIENTS = 200
 OWN_CONNECTION = (("grpc.use_local_subchannel_pool", 1),)
 

@@ -13,6 +13,8 @@ from tests.doors.grpc.live import Live, live, png, until
 from tests.scripted import ScriptedEngine
 from vlserve.doors.grpc.pb import vision_pb2 as pb
 
+# One event loop for all: grpc.aio holds on to the first one that it meets.
+pytestmark = pytest.mark.asyncio(loop_scope="session")
 NUM_LEAVING = 200
 NUM_NEIGHBOURS = 4
 SEED = 20

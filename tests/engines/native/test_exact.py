@@ -2,8 +2,8 @@
 
 import asyncio
 import random
-from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,9 +14,8 @@ from tests.oracle import Oracle
 from tests.tiny_model import write_tiny_model
 from vlserve.engines.native.engine import NativeEngine
 from vlserve.engines.native.sequence import Sequence
-from vlserve.types import Request, SamplingParams
 
-VARIANTS = {
+VARIANTS: dict[str, dict[str, Any]] = {
     "plain": {},
     "multi-head": {"num_kv_heads": 2},
     "sliding-window": {"sliding_window": 20},

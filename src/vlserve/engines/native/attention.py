@@ -6,6 +6,7 @@ attends over a key length rounded to a multiple that changes no bit.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,6 +15,28 @@ from torch.nn import functional
 from vlserve.engines.native.batch import Batch, DecodeRows, PromptRows
 
 ATTENTION = "vlserve_slots"
+
+
+@dataclass(frozen=True, slots=True)
+class LayerStep:
+    """One layer's part of a step.
+
+    `query` `[1, num_heads, T, head_dim]`, `key` and `value` `[1, num_kv_heads, T, head_dim]`;
+    `cached_keys` and `cached_values` are the layer's cache.
+    """
+
+    query: torch.Tensor
+    key: torch.Tensor
+    value: torch.Tensor
+    cached_keys: torch.Tensor
+    cached_values: torch.Tensor
+    scaling: float
+    window: int | None
+
+    @property
+    def is_grouped(self) -> bool:
+        """Whether several query heads share a key head."""
+        return self.query.shape[1] != self.key.shape[1]
 
 
 def slot_attention(
@@ -28,48 +51,38 @@ def slot_attention(
     sliding_window: int | None = None,
     **_: object,
 ) -> tuple[torch.Tensor, None]:
-    """Write the step's keys and values to the cache and attend.
+    """Write the step's keys and values to the cache and attend: `[1, T, num_heads, head_dim]`.
 
-    `query` `[1, num_heads, T, head_dim]`, `key` and `value` `[1, num_kv_heads, T, head_dim]`; the
-    result is `[1, T, num_heads, head_dim]`. `attention_mask` is unused: the batch says who sees
-    whom.
+    The batch says who sees whom; Transformers makes no `attention_mask` for this function.
     """
-    keys = slot_batch.cache.keys[module.layer_idx]
-    values = slot_batch.cache.values[module.layer_idx]
-    parts = []
+    layer: int = module.layer_idx
+    keys, values = slot_batch.cache.keys[layer], slot_batch.cache.values[layer]
+    step = LayerStep(query, key, value, keys, values, scaling, sliding_window)
+    parts = [_prefill(step, rows) for rows in slot_batch.prompts]
     if slot_batch.decode is not None:
-        parts.append(_decode(slot_batch.decode, query, key, value, keys, values, scaling))
-    for rows in slot_batch.prompts:
-        parts.append(_prefill(rows, query, key, value, keys, values, scaling, sliding_window))
+        parts.insert(0, _decode(step, slot_batch.decode))
     out = parts[0] if len(parts) == 1 else torch.cat(parts)
     return out.unsqueeze(0), None
 
 
-def _decode(
-    rows: DecodeRows,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    keys: torch.Tensor,
-    values: torch.Tensor,
-    scaling: float,
-) -> torch.Tensor:
+def _decode(step: LayerStep, rows: DecodeRows) -> torch.Tensor:
+    """`[num_rows, num_heads, head_dim]`: each row over its own slot."""
     num_rows = rows.num_rows
-    keys[rows.slots, :, rows.positions] = key[0, :, :num_rows].transpose(0, 1)
-    values[rows.slots, :, rows.positions] = value[0, :, :num_rows].transpose(0, 1)
-    grouped = query[0, :, :num_rows].transpose(0, 1).unsqueeze(2)
+    step.cached_keys[rows.slots, :, rows.positions] = step.key[0, :, :num_rows].transpose(0, 1)
+    step.cached_values[rows.slots, :, rows.positions] = step.value[0, :, :num_rows].transpose(0, 1)
+    query = step.query[0, :, :num_rows].transpose(0, 1).unsqueeze(2)
     if rows.holes:
-        padded = grouped.new_zeros(rows.last - rows.first, *grouped.shape[1:])
-        padded[rows.slots - rows.first] = grouped
-        grouped = padded
+        padded = query.new_zeros(rows.last - rows.first, *query.shape[1:])
+        padded[rows.slots - rows.first] = query
+        query = padded
     with _one_thread(query.device):
         out = functional.scaled_dot_product_attention(
-            grouped,
-            keys[rows.first : rows.last, :, : rows.key_length],
-            values[rows.first : rows.last, :, : rows.key_length],
+            query,
+            step.cached_keys[rows.first : rows.last, :, : rows.key_length],
+            step.cached_values[rows.first : rows.last, :, : rows.key_length],
             attn_mask=rows.mask,
-            scale=scaling,
-            enable_gqa=query.shape[1] != key.shape[1],
+            scale=step.scaling,
+            enable_gqa=step.is_grouped,
         )
     if rows.holes:
         out = out[rows.slots - rows.first]
@@ -94,34 +107,25 @@ def _one_thread(device: torch.device) -> Iterator[None]:
         torch.set_num_threads(num_threads)
 
 
-def _prefill(
-    rows: PromptRows,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    keys: torch.Tensor,
-    values: torch.Tensor,
-    scaling: float,
-    window: int | None,
-) -> torch.Tensor:
-    own_query = query[:, :, rows.start : rows.end]
-    own_key = key[:, :, rows.start : rows.end]
-    own_value = value[:, :, rows.start : rows.end]
+def _prefill(step: LayerStep, rows: PromptRows) -> torch.Tensor:
+    """`[num_tokens, num_heads, head_dim]`: a prompt over itself."""
+    key = step.key[:, :, rows.start : rows.end]
+    value = step.value[:, :, rows.start : rows.end]
     length = rows.end - rows.start
-    keys[rows.slot, :, :length] = own_key[0]
-    values[rows.slot, :, :length] = own_value[0]
+    step.cached_keys[rows.slot, :, :length] = key[0]
+    step.cached_values[rows.slot, :, :length] = value[0]
     mask = None
-    if window is not None and length > window:
-        ahead = torch.arange(length, device=query.device)
-        distance = ahead[:, None] - ahead[None, :]
-        mask = (distance >= 0) & (distance < window)
+    if step.window is not None and length > step.window:
+        places = torch.arange(length, device=key.device)
+        distance = places[:, None] - places[None, :]
+        mask = (distance >= 0) & (distance < step.window)
     out = functional.scaled_dot_product_attention(
-        own_query,
-        own_key,
-        own_value,
+        step.query[:, :, rows.start : rows.end],
+        key,
+        value,
         attn_mask=mask,
         is_causal=mask is None,
-        scale=scaling,
-        enable_gqa=query.shape[1] != key.shape[1],
+        scale=step.scaling,
+        enable_gqa=step.is_grouped,
     )
     return out[0].transpose(0, 1)

@@ -48,9 +48,7 @@ def pack_linears(module: nn.Module) -> bool:
 
     Where torch lacks the operators, or they differ from the plain layer, the plain ones stay.
     """
-    linears = {
-        name: child for name, child in module.named_modules() if type(child) is nn.Linear
-    }
+    linears = {name: child for name, child in module.named_modules() if type(child) is nn.Linear}
     try:
         packed = {name: _checked(linear) for name, linear in linears.items()}
     except (AttributeError, RuntimeError, NotImplementedError) as error:

@@ -44,7 +44,8 @@ class Runner:
     def batch(self, plan: Plan, prompts: list[torch.Tensor]) -> Batch:
         """The step's tensors; `prompts` are the embeddings of `plan.prefills`."""
         device = self._device
-        embeddings, rows, positions, logit_rows, decode = [], [], [], [], None
+        embeddings, rows, positions, decode = [], [], [], None
+        logit_rows: list[int] = []
         start = len(plan.decodes)
         if plan.decodes:
             newest = torch.tensor([s.token_ids[-1] for s in plan.decodes], device=device)
