@@ -130,8 +130,8 @@ def ask(
     """Ask about pictures."""
     settings, _ = settings_room.read(flags)
     refs = tuple(ImageRef(path.read_bytes(), str(path)) for path in pictures or ())
-    message = Message(Role.USER, (*refs, question))
-    request = ChatRequest((message,), SamplingParams(max_tokens=max_tokens))
+    content: tuple[str | ImageRef, ...] = (*refs, question)
+    request = ChatRequest((Message(Role.USER, content),), SamplingParams(max_tokens=max_tokens))
     asyncio.run(_print_answer(_answer(settings, server, request)))
 
 

@@ -19,6 +19,7 @@ MIN_RETRY_S: Final = 0.1
 _DECODERS: Final = min(4, os.cpu_count() or 1)
 _FIRST_DURATION_S: Final = 1.0  # of a request, while none has ended yet
 _RECENT: Final = 32
+_MARGIN: Final = 1.25  # places come free unevenly, and to come in vain costs more than to come late
 
 
 class Queue:
@@ -87,6 +88,7 @@ class Queue:
             interval_s = sum(self._intervals_s) / len(self._intervals_s)
         else:
             interval_s = sum(self._durations_s) / len(self._durations_s) / self._num_running
+        interval_s *= _MARGIN
         latest = now + self._longest_s  # by then whoever is inside now is answered or timed out
         self._promised_s = min(max(now, self._promised_s) + interval_s, latest)
         return max(MIN_RETRY_S, self._promised_s - now)

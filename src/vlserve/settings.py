@@ -147,7 +147,7 @@ def read(flags: Mapping[str, Mapping[str, str]]) -> tuple[Settings, dict[str, Or
         return next((o for o, tree in given.items() if _holds(tree, path)), Origin.DEFAULT)
 
     try:
-        settings = Settings(**{room: dict(names) for room, names in flags.items()})
+        settings = Settings.model_validate({room: dict(named) for room, named in flags.items()})
     except ValidationError as error:
         raise WrongSettings(
             "\n".join(
