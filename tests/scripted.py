@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Iterator
 
 from vlserve.engines.base import EngineInfo, Load
+from vlserve.errors import Code, ServeError
 from vlserve.types import Chunk, FinishReason, Request, Usage
 
 MODEL = "scripted"
@@ -47,6 +48,8 @@ class ScriptedEngine:
         try:
             for chunk in self._answer(request):
                 await asyncio.sleep(self.step_s)
+                if self.is_closed:
+                    raise ServeError(Code.UNAVAILABLE, "the engine is closed")
                 self.num_steps += 1
                 if chunk.text == "break ":
                     raise RuntimeError("secret: /some/path at 0x7f00")

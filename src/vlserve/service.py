@@ -187,13 +187,16 @@ class Service:
 async def _before(deadline_s: float, chunks: AsyncIterator[Chunk]) -> Chunk | None:
     """The next chunk, None at the end. One at a time: a timeout that spans a `yield` would
     strike whatever the reader does in between."""
+    late = ServeError(Code.DEADLINE_EXCEEDED, "not answered in time")
+    if asyncio.get_running_loop().time() >= deadline_s:
+        raise late
     try:
         async with asyncio.timeout_at(deadline_s) as deadline:
             return await anext(chunks, None)
     except TimeoutError:
-        if not deadline.expired():
-            raise
-        raise ServeError(Code.DEADLINE_EXCEEDED, "not answered in time") from None
+        if deadline.expired():
+            raise late from None
+        raise
 
 
 def check(request: ChatRequest, limits: LimitSettings) -> None:
