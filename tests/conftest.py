@@ -1,1 +1,18 @@
-"""Fixtures for everyone."""
+"""A tiny model folder and its oracle, made once."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.oracle import Oracle
+from tests.tiny_model import write_tiny_model
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_model(tmp_path_factory.mktemp("tiny") / "model")
+
+
+@pytest.fixture(scope="session")
+def oracle(tiny_folder: Path) -> Oracle:
+    return Oracle(tiny_folder)

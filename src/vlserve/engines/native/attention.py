@@ -61,6 +61,8 @@ def slot_attention(
     parts = [_prefill(step, rows) for rows in slot_batch.prompts]
     if slot_batch.decode is not None:
         parts.insert(0, _decode(step, slot_batch.decode))
+    if slot_batch.num_padding:
+        parts.append(query.new_zeros(slot_batch.num_padding, query.shape[1], query.shape[3]))
     out = parts[0] if len(parts) == 1 else torch.cat(parts)
     return out.unsqueeze(0), None
 

@@ -47,7 +47,7 @@ class Batch:
     """What the decoder is called with, T rows in all.
 
     `inputs_embeds` `[1, T, hidden_size]`, `position_ids` `[1, T]`; `logit_rows` are the rows
-    whose logits are wanted, one a sequence.
+    whose logits are wanted, one a sequence. The last `num_padding` rows are nobody's.
     """
 
     cache: KVCache
@@ -56,6 +56,7 @@ class Batch:
     logit_rows: torch.Tensor
     decode: DecodeRows | None
     prompts: tuple[PromptRows, ...]
+    num_padding: int
 
 
 def decode_rows(

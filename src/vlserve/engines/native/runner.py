@@ -9,6 +9,7 @@ from vlserve.engines.native.kv_cache import make_cache
 from vlserve.engines.native.linear import pack_linears
 from vlserve.engines.native.scheduler import Plan
 from vlserve.engines.native.sequence import Sequence
+from vlserve.engines.native.slots import round_up
 from vlserve.models.base import ModelAdapter
 from vlserve.settings import EngineSettings
 
@@ -63,6 +64,11 @@ class Runner:
             positions.append(torch.arange(prompt.shape[0], device=device))
             logit_rows.append(end - 1)
             start = end
+        # Kernels are compiled for a number of rows when it is first seen: few numbers, then.
+        num_padding = round_up(start) - start if plan.prefills else 0
+        if num_padding:
+            embeddings.append(embeddings[0].new_zeros(num_padding, embeddings[0].shape[1]))
+            positions.append(torch.zeros(num_padding, dtype=torch.long, device=device))
         return Batch(
             cache=self.cache,
             inputs_embeds=torch.cat(embeddings).unsqueeze(0),
@@ -70,6 +76,7 @@ class Runner:
             logit_rows=torch.tensor(logit_rows, device=device),
             decode=decode,
             prompts=tuple(rows),
+            num_padding=num_padding,
         )
 
     def forward(self, batch: Batch) -> torch.Tensor:
