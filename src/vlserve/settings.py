@@ -4,19 +4,26 @@ Later wins: defaults < vlserve.toml < environment (VLSERVE_ENGINE__MAX_RUNNING) 
 (--engine.max-running), one name in all four. Unknown keys are refused.
 """
 
+import os
+import tomllib
+from collections.abc import Iterator, Mapping
+from enum import StrEnum
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_settings import (
     BaseSettings,
+    EnvSettingsSource,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
+    SettingsError,
     TomlConfigSettingsSource,
 )
 
 SETTINGS_FILE = Path("vlserve.toml")
 MIB = 1024 * 1024
+PILLOW_MAX_PIXELS = 89_478_485  # above it the decoder itself speaks of a bomb
 
 
 class _Room(BaseModel):
@@ -53,10 +60,16 @@ class LimitSettings(_Room):
     max_message_mib: int = Field(64, ge=1, le=1024, description="largest message, MiB")
     max_images: int = Field(16, ge=0, description="pictures in a request")
     max_image_pixels: int = Field(
-        50_000_000, ge=1, description="width times height of a picture, judged before decoding"
+        50_000_000,
+        ge=1,
+        le=PILLOW_MAX_PIXELS,
+        description="width times height of a picture, judged before decoding",
     )
     max_new_tokens: int = Field(4096, ge=1, description="largest max_tokens of a request")
     timeout_s: float = Field(120.0, gt=0, description="longest time of a request, s")
+    drain_s: float = Field(
+        30.0, ge=0, description="longest time that running requests get at shutdown, s"
+    )
 
 
 class GrpcSettings(_Room):
@@ -93,3 +106,70 @@ class Settings(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Flags (given to the constructor), environment, file: first wins."""
         return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
+
+
+class Origin(StrEnum):
+    """Where a setting's value came from."""
+
+    DEFAULT = "default"
+    FILE = "file"
+    ENVIRONMENT = "environment"
+    FLAG = "flag"
+
+
+class WrongSettings(Exception):  # noqa: N818  what it says is about the settings, not the code
+    """Settings that cannot be used. The text names each wrong key and where it stands."""
+
+
+def names() -> Iterator[tuple[str, str, str]]:
+    """Room, name and description of each setting, in order."""
+    for room, room_field in Settings.model_fields.items():
+        for name, field in type(room_field.default).model_fields.items():
+            yield room, name, field.description or ""
+
+
+def read(flags: Mapping[str, Mapping[str, str]]) -> tuple[Settings, dict[str, Origin]]:
+    """The settings, and of each by its dotted name where it came from.
+
+    `flags` is room -> name -> text. Raises WrongSettings.
+    """
+    given: dict[Origin, Any] = {Origin.FLAG: flags}
+    try:
+        given[Origin.ENVIRONMENT] = EnvSettingsSource(Settings)()
+        given[Origin.FILE] = TomlConfigSettingsSource(Settings)()
+    except tomllib.TOMLDecodeError as error:
+        raise WrongSettings(f"{SETTINGS_FILE}: {error}") from None
+    except SettingsError as error:
+        raise WrongSettings(f"environment: {error}") from None
+    _refuse_unknown_variables()
+
+    def origin(*path: str | int) -> Origin:
+        return next((o for o, tree in given.items() if _holds(tree, path)), Origin.DEFAULT)
+
+    try:
+        settings = Settings(**{room: dict(names) for room, names in flags.items()})
+    except ValidationError as error:
+        raise WrongSettings(
+            "\n".join(
+                f"{'.'.join(map(str, item['loc']))}: {item['msg']} ({origin(*item['loc'])})"
+                for item in error.errors()
+            )
+        ) from None
+    return settings, {f"{room}.{name}": origin(room, name) for room, name, _ in names()}
+
+
+def _holds(tree: Any, path: tuple[str | int, ...]) -> bool:
+    for step in path:
+        if not isinstance(tree, Mapping) or step not in tree:
+            return False
+        tree = tree[step]
+    return True
+
+
+def _refuse_unknown_variables() -> None:
+    prefix = "VLSERVE_"
+    known = {f"{prefix}{room}__{name}".upper() for room, name, _ in names()}
+    known |= {f"{prefix}{room}".upper() for room in Settings.model_fields}
+    for variable in os.environ:
+        if variable.upper().startswith(prefix) and variable.upper() not in known:
+            raise WrongSettings(f"{variable}: no such setting (environment)")

@@ -1,6 +1,6 @@
 """What every engine promises."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -52,7 +52,7 @@ class Engine(Protocol):
     def info(self) -> EngineInfo:
         """Facts of the started engine."""
 
-    def generate(self, request: Request) -> AsyncIterator[Chunk]:
+    def generate(self, request: Request) -> AsyncGenerator[Chunk]:
         """The answer to one request, piece by piece."""
 
     def load(self) -> Load:
