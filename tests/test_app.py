@@ -1,6 +1,7 @@
 """The house opens and closes in a fixed order."""
 
 import asyncio
+import signal
 from collections.abc import AsyncGenerator
 from typing import Any
 
@@ -74,8 +75,12 @@ async def test_a_picture_is_answered_before_anybody_is_told_to_come(engine: Watc
         assert await caller.is_serving()
         assert await caller.is_serving("")
         assert house.first_answer.endswith("Describe the image")
-    assert stages == ["loading the model", "answering the first picture"]
-    assert list(house.seconds) == ["model", "first answer"]
+    assert stages == [
+        "importing the engine",
+        "loading the model",
+        "answering the first picture",
+    ]
+    assert list(house.seconds) == ["engine", "model", "first answer"]
     assert engine.history[-1] == "closed"
 
 
@@ -146,6 +151,39 @@ async def test_an_engine_that_does_not_start_leaves_nothing_behind(engine: Watch
         async with app.running(settings()):
             pass
     assert engine.history == ["closed"]
+
+
+async def test_a_signal_while_the_engine_starts_ends_it(engine: WatchedEngine) -> None:
+    engine.may_start.clear()
+    stages: list[str] = []
+    serving = asyncio.create_task(app.serve(settings(), stages.append, never_ready))
+    await until(lambda: "loading the model" in stages)
+    signal.raise_signal(signal.SIGTERM)
+    await asyncio.wait_for(serving, 1)
+    assert engine.history == ["closed"]
+
+
+def never_ready(house: app.App) -> None:
+    raise AssertionError("it must not be ready")
+
+
+async def test_a_first_signal_drains_and_a_second_ends_it(engine: WatchedEngine) -> None:
+    stages: list[str] = []
+    houses: list[app.App] = []
+    serving = asyncio.create_task(app.serve(settings(), stages.append, houses.append))
+    await until(lambda: bool(houses))
+    async with client(houses[0]) as caller:
+        holding = caller.chat(HOLD)
+        await until(lambda: engine.num_running == 1)
+        signal.raise_signal(signal.SIGTERM)
+        await asyncio.sleep(0.1)
+        assert not await caller.is_serving()
+        assert not serving.done()
+        assert not holding.done()
+        signal.raise_signal(signal.SIGTERM)
+        await asyncio.wait_for(serving, 3)
+        assert await holding.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
+    assert engine.history[-1] == "closed"
 
 
 async def test_the_hall_alone_answers(engine: WatchedEngine) -> None:

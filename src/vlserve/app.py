@@ -62,7 +62,9 @@ async def running(
     Raises OSError where the address cannot be had, and what `hall` raises.
     """
     begin_s = time.monotonic()
+    on_stage("importing the engine")
     engine = make_engine(settings.model, settings.engine)
+    imported_s = time.monotonic()
     async with AsyncExitStack() as closing:
         service = _service(engine, settings, closing)
         door = GrpcDoor(service, settings.limits, settings.grpc)
@@ -78,7 +80,11 @@ async def running(
         closing.push_async_callback(door.announce, is_serving=False)
         await door.announce(is_serving=True)
         answered_s = time.monotonic()
-        seconds = {"model": loaded_s - begin_s, "first answer": answered_s - loaded_s}
+        seconds = {
+            "engine": imported_s - begin_s,
+            "model": loaded_s - imported_s,
+            "first answer": answered_s - loaded_s,
+        }
         yield App(engine.info, door.address, first_answer, seconds)
 
 

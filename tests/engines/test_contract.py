@@ -96,7 +96,7 @@ async def test_closing_the_iterator_frees_the_slot_within_a_step(engine: Engine)
     for stream in streams:
         await anext(stream)
     for stream in streams:
-        await stream.aclose()  # type: ignore[attr-defined]
+        await stream.aclose()
     await settle(engine, 2)
     assert engine.load().num_free_slots == MAX_RUNNING
 
@@ -111,7 +111,7 @@ async def test_a_cancelled_reader_who_waits_leaves_at_once(engine: Engine) -> No
     with pytest.raises(asyncio.CancelledError):
         await waiting
     for stream in running:
-        await stream.aclose()  # type: ignore[attr-defined]
+        await stream.aclose()
     await settle(engine, 2)
     load = engine.load()
     assert (load.num_waiting, load.num_free_slots) == (0, MAX_RUNNING)
@@ -163,7 +163,7 @@ async def test_two_hundred_cancels_disturb_nobody(
             for _ in range(rng.randint(0, 4)):
                 with contextlib.suppress(StopAsyncIteration):
                     await anext(stream)
-            await stream.aclose()  # type: ignore[attr-defined]
+            await stream.aclose()
         cancelled += 1
 
     async def keep_on(index: int) -> list[str]:

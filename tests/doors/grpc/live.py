@@ -3,9 +3,9 @@
 import asyncio
 import io
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 import grpc.aio
 from google.protobuf.message import Message
@@ -17,20 +17,22 @@ from tests.scripted import ScriptedEngine
 from vlserve.doors.grpc.client import GrpcClient
 from vlserve.doors.grpc.pb import vision_pb2 as pb
 from vlserve.doors.grpc.server import GrpcDoor
+from vlserve.engines.base import Engine
 from vlserve.service import Service
 from vlserve.settings import GrpcSettings, LimitSettings
 
 MAX_MESSAGE_MIB = 64
 Detail = TypeVar("Detail", bound=Message)
+Tenant = TypeVar("Tenant", bound=Engine)
 
 
 @dataclass(frozen=True)
-class Live:
+class Live(Generic[Tenant]):
     """A door that listens, and the rooms behind it."""
 
     door: GrpcDoor
     service: Service
-    engine: ScriptedEngine
+    engine: Tenant
     client: GrpcClient
 
 
@@ -42,12 +44,18 @@ class Refusal:
     texts: list[str]
 
 
-@asynccontextmanager
-async def live(
+def live(
     engine: ScriptedEngine | None = None, *, is_open: bool = True, **limits: Any
-) -> AsyncIterator[Live]:
-    """The door in front of `engine`, with `limits` over the defaults."""
-    engine = engine or ScriptedEngine()
+) -> AbstractAsyncContextManager[Live[ScriptedEngine]]:
+    """The door in front of an engine that a test can see into."""
+    return served(engine or ScriptedEngine(), is_open=is_open, **limits)
+
+
+@asynccontextmanager
+async def served(
+    engine: Tenant, *, is_open: bool = True, **limits: Any
+) -> AsyncIterator[Live[Tenant]]:
+    """The door in front of a started engine, with `limits` over the defaults."""
     bounds = LimitSettings(**{"max_message_mib": MAX_MESSAGE_MIB, **limits})
     service = Service(engine, bounds)
     door = GrpcDoor(service, bounds, GrpcSettings(port=0))

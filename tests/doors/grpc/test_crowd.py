@@ -1,13 +1,13 @@
 """Two hundred clients at once: an answer for each, or a time to come again that holds."""
 
 import asyncio
-from dataclasses import dataclass
 
 import grpc
 import grpc.aio
 import pytest
 
-from tests.doors.grpc.live import live, png, retry_after_s, until
+from tests.doors.grpc.crowd import persistent
+from tests.doors.grpc.live import live, png, until
 from tests.scripted import ScriptedEngine
 from vlserve.doors.grpc.pb import vision_pb2 as pb
 from vlserve.media import load
@@ -16,38 +16,10 @@ from vlserve.types import ImageRef
 # One event loop for all: grpc.aio holds on to the first one that it meets.
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 NUM_CLIENTS = 200
-OWN_CONNECTION = (("grpc.use_local_subchannel_pool", 1),)
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What a client that comes again as told went through."""
-
-    text: str
-    told_s: list[float]
-
-
-async def persistent(address: str, wire: pb.VisionRequest) -> Outcome:
-    """Ask over a connection of one's own until answered. Any other error ends the test."""
-    told_s: list[float] = []
-    async with grpc.aio.insecure_channel(address, options=OWN_CONNECTION) as channel:
-        chat = channel.unary_unary(
-            "/vision.VisionService/Chat",
-            pb.VisionRequest.SerializeToString,
-            pb.VisionResponse.FromString,
-        )
-        while True:
-            try:
-                return Outcome((await chat(wire, wait_for_ready=True)).text, told_s)
-            except grpc.aio.AioRpcError as error:
-                if error.code() is not grpc.StatusCode.RESOURCE_EXHAUSTED:
-                    raise
-                told_s.append(retry_after_s(error))
-            await asyncio.sleep(told_s[-1])
 
 
 async def test_two_hundred_clients_each_with_a_picture() -> None:
-    engine = ScriptedEngine(num_slots=16, step_s=0.02)
+    engine = ScriptedEngine(num_slots=16, step_s=0.05)
     pictures = [png((i, 255 - i, 7), (40 + i, 30)) for i in range(NUM_CLIENTS)]
     digests = [load(ImageRef(picture), 10_000).sha256 for picture in pictures]
     async with live(engine, max_waiting=64) as house:

@@ -3,13 +3,11 @@
 import asyncio
 import random
 import time
-from contextlib import suppress
 
-import grpc
-import grpc.aio
 import pytest
 
-from tests.doors.grpc.live import Live, live, png, until
+from tests.doors.grpc.crowd import leave, random_kind
+from tests.doors.grpc.live import live, png, until
 from tests.scripted import ScriptedEngine
 from vlserve.doors.grpc.pb import vision_pb2 as pb
 
@@ -21,40 +19,6 @@ SEED = 20
 HOLD = pb.VisionRequest(image=png(), prompt="hold")
 # A sentence of many words, so that a neighbour runs while many others come and go.
 LONG = pb.VisionRequest(image=png((1, 2, 3)), prompt=" ".join(f"w{i}" for i in range(100)))
-
-
-async def leave(house: Live, chance: random.Random) -> None:
-    """One call that never gets its answer: cancelled or out of time, at a random moment."""
-    is_stream, is_deadline = chance.random() < 0.5, chance.random() < 0.5
-    after_s = chance.uniform(0.0, 0.08)
-    timeout_s = after_s if is_deadline else None
-    if is_stream:
-        stream = house.client.chat_stream(HOLD, timeout=timeout_s)
-        reading = asyncio.ensure_future(_read(stream))
-        call: grpc.aio.Call = stream
-    else:
-        unary = house.client.chat(HOLD, timeout=timeout_s)
-        reading = asyncio.ensure_future(_read_one(unary))
-        call = unary
-    if not is_deadline:
-        await asyncio.sleep(after_s)
-        call.cancel()
-    code = await reading
-    left = grpc.StatusCode.DEADLINE_EXCEEDED if is_deadline else grpc.StatusCode.CANCELLED
-    assert code is left
-
-
-async def _read(call: "grpc.aio.UnaryStreamCall[pb.VisionRequest, pb.VisionResponse]") -> object:
-    with suppress(grpc.aio.AioRpcError, asyncio.CancelledError):
-        async for _ in call:
-            pass
-    return await call.code()
-
-
-async def _read_one(call: "grpc.aio.UnaryUnaryCall[pb.VisionRequest, pb.VisionResponse]") -> object:
-    with suppress(grpc.aio.AioRpcError, asyncio.CancelledError):
-        await call
-    return await call.code()
 
 
 async def test_two_hundred_callers_leave() -> None:
@@ -71,7 +35,12 @@ async def test_two_hundred_callers_leave() -> None:
 
         neighbours = [asyncio.create_task(neighbour()) for _ in range(NUM_NEIGHBOURS)]
         for _ in range(NUM_LEAVING // 25):
-            await asyncio.gather(*(leave(house, chance) for _ in range(25)))
+            await asyncio.gather(
+                *(
+                    leave(house.client, HOLD, chance.uniform(0, 0.08), random_kind(chance))
+                    for _ in range(25)
+                )
+            )
             left_s = time.monotonic()
             await until(lambda: house.service.num_inside <= NUM_NEIGHBOURS)
             await until(lambda: engine.num_running <= NUM_NEIGHBOURS)
