@@ -71,14 +71,17 @@ class VisionServicer:
 
     async def chat_stream(self, wire: pb.VisionRequest, context: Context) -> None:
         """Answers in pieces. A reader who takes too long is hung up on."""
-        async with (
-            _errors_rendered(context, wire),
-            asyncio.timeout(self._limits.timeout_s + _READ_GRACE_S),
-            aclosing(self._pieces(wire, context)) as pieces,
-        ):
-            async for piece in pieces:
-                if piece.text or piece.finish_reason:
-                    await context.write(piece)
+        async with _errors_rendered(context, wire), aclosing(self._pieces(wire, context)) as pieces:
+            try:
+                async with asyncio.timeout(self._limits.timeout_s + _READ_GRACE_S) as patience:
+                    async for piece in pieces:
+                        if piece.text or piece.finish_reason:
+                            await context.write(piece)
+            except TimeoutError:
+                if patience.expired():
+                    message = "the answer was not read in time"
+                    raise ServeError(Code.DEADLINE_EXCEEDED, message) from None
+                raise
 
     async def list_models(
         self, wire: pb.ListModelsRequest, context: Context
@@ -112,8 +115,6 @@ async def _errors_rendered(context: Context, wire: pb.VisionRequest | None) -> A
         error = raised
         if wire is not None and error.field is not None:
             error.field = convert.callers_field(error.field, wire)
-    except TimeoutError:
-        error = ServeError(Code.DEADLINE_EXCEEDED, "the answer was not read in time")
     except Exception:
         _LOG.exception("a request failed")
         error = ServeError(Code.INTERNAL, "the server failed to answer this request")
