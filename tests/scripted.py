@@ -8,12 +8,14 @@ from vlserve.errors import Code, ServeError
 from vlserve.types import Chunk, FinishReason, Request, Usage
 
 MODEL = "scripted"
+ENDLESS = {"hold": "on ", "flood": "on " * 100_000}
 
 
 class ScriptedEngine:
     """Answers with the pictures' digests and the last text, a word a step, `num_slots` at a time.
 
-    A request whose last text is "break" fails in mid-answer; "hold" runs until it is dropped.
+    A request whose last text is "break" fails in mid-answer; "hold" runs until it is dropped, and
+    "flood" does so in large pieces.
     """
 
     def __init__(self, num_slots: int = 4, step_s: float = 0.0) -> None:
@@ -60,8 +62,8 @@ class ScriptedEngine:
 
     def _answer(self, request: Request) -> Iterator[Chunk]:
         words = answer(request)
-        while words[-1] == "hold":
-            yield Chunk("on ", (0,))
+        while words[-1] in ENDLESS:
+            yield Chunk(ENDLESS[words[-1]], (0,))
         for i, word in enumerate(words):
             yield Chunk(word + " ", (i,))
         yield Chunk("", (), FinishReason.STOP, Usage(len(words) + 10, 10, len(words)))
