@@ -42,7 +42,8 @@ async def serve_native(
     async def one(index: int) -> Timing:
         arrived = index * interval_s
         await asyncio.sleep(start + arrived - time.perf_counter())
-        first, token_ids = 0.0, []
+        first = 0.0
+        token_ids: list[int] = []
         async for chunk in engine.generate(requests[index]):
             first = first or time.perf_counter() - start
             token_ids += chunk.token_ids

@@ -4,7 +4,7 @@ import asyncio
 import re
 import zlib
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 
 from vlserve.engines.base import EngineInfo, Load
 from vlserve.engines.stop_strings import StopStrings
@@ -55,7 +55,7 @@ class EchoEngine:
             num_steps=self._num_steps,
         )
 
-    async def generate(self, request: Request) -> AsyncIterator[Chunk]:
+    async def generate(self, request: Request) -> AsyncGenerator[Chunk, None]:
         """The account, a Chunk a word."""
         image_tokens = sum(1 for message in request.messages for _ in message.pictures())
         account = "; ".join(_account(message) for message in request.messages)

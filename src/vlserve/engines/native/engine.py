@@ -4,7 +4,7 @@ import asyncio
 import logging
 import queue
 import threading
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncGenerator, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,7 +71,7 @@ class NativeEngine:
         ahead = self._num_preparing + self._inbox.qsize()
         return Load(now.num_running, now.num_waiting + ahead, now.num_free_slots, now.num_steps)
 
-    async def generate(self, request: Request) -> AsyncIterator[Chunk]:
+    async def generate(self, request: Request) -> AsyncGenerator[Chunk, None]:
         """The answer to one request, a Chunk a token."""
         sequence = self._sequence(request, await self._prepare(request))
         self._post(sequence)
