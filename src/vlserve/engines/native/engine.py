@@ -171,6 +171,7 @@ class NativeEngine:
 
     def _run(self) -> None:
         try:
+            self._runner.enter_thread()
             with torch.inference_mode():
                 while self._drain_inbox():
                     self._num_steps += 1
