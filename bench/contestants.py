@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ class Timing:
     first_token_s: float
     finished_s: float
     token_ids: tuple[int, ...]
+    longest_gap_s: float
 
     @property
     def ttft_s(self) -> float:
@@ -42,28 +44,29 @@ async def serve_native(
     async def one(index: int) -> Timing:
         arrived = index * interval_s
         await asyncio.sleep(start + arrived - time.perf_counter())
-        first, token_ids = 0.0, []
+        first = 0.0
+        token_ids: list[int] = []
+        gap = now = 0.0
         async for chunk in engine.generate(requests[index]):
-            first = first or time.perf_counter() - start
+            before, now = now, time.perf_counter() - start
+            gap = max(gap, now - before) if first else 0.0
+            first = first or now
             token_ids += chunk.token_ids
-        return Timing(arrived, first, time.perf_counter() - start, tuple(token_ids))
+        return Timing(arrived, first, now, tuple(token_ids), gap)
 
     return await asyncio.gather(*map(one, range(len(requests))))
 
 
-class FirstToken(BaseStreamer):
-    """Notes when `generate` has its first new token."""
+class TokenTimes(BaseStreamer):
+    """Notes when `generate` has a new token."""
 
     def __init__(self) -> None:
-        self.num_calls = 0
-        self.at = 0.0
+        self.times: list[float] = []
 
     def put(self, value: object) -> None:
         """Called with the prompt first, then with every token."""
         del value
-        self.num_calls += 1
-        if self.num_calls == 2:
-            self.at = time.perf_counter()
+        self.times.append(time.perf_counter())
 
     def end(self) -> None:
         """Nothing to do."""
@@ -80,9 +83,11 @@ class Sequential:
             folder, local_files_only=True, use_safetensors=True, dtype=torch.float32
         )
         self.model = model.eval()
+        self.num_threads = torch.get_num_threads()
 
     def serve(self, requests: Sequence[Request], interval_s: float) -> list[Timing]:
         """Every request as soon as those before it are done."""
+        torch.set_num_threads(self.num_threads)
         arrivals: queue.SimpleQueue[int] = queue.SimpleQueue()
         start = time.perf_counter()
 
@@ -95,12 +100,13 @@ class Sequential:
         timings = []
         for _ in requests:
             index = arrivals.get()
-            first, token_ids = self._answer(requests[index])
-            finished = time.perf_counter() - start
-            timings.append(Timing(index * interval_s, first - start, finished, token_ids))
+            times, token_ids = self._answer(requests[index])
+            gap = max((b - a for a, b in pairwise(times)), default=0.0)
+            arrived, first, last = index * interval_s, times[0] - start, times[-1] - start
+            timings.append(Timing(arrived, first, last, token_ids, gap))
         return timings
 
-    def _answer(self, request: Request) -> tuple[float, tuple[int, ...]]:
+    def _answer(self, request: Request) -> tuple[list[float], tuple[int, ...]]:
         pictures = [PILImage.fromarray(p.pixels) for m in request.messages for p in m.pictures()]
         conversation = [
             {
@@ -115,7 +121,7 @@ class Sequential:
         text = self.processor.apply_chat_template(conversation, add_generation_prompt=True)
         images = [pictures] if pictures else None
         inputs = self.processor(text=text, images=images, return_tensors="pt")
-        streamer = FirstToken()
+        streamer = TokenTimes()
         with torch.inference_mode():
             ids = self.model.generate(
                 **inputs,
@@ -123,4 +129,4 @@ class Sequential:
                 do_sample=False,
                 streamer=streamer,
             )
-        return streamer.at, tuple(ids[0, inputs["input_ids"].shape[1] :].tolist())
+        return streamer.times[1:], tuple(ids[0, inputs["input_ids"].shape[1] :].tolist())

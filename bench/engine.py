@@ -44,6 +44,7 @@ class Figures:
     ttft_mean_s: float
     ttft_p50_s: float
     ttft_p95_s: float
+    gap_p95_s: float
     longest_s: float
 
 
@@ -56,6 +57,7 @@ def figures(timings: Sequence[Timing]) -> Figures:
         ttft_mean_s=statistics.fmean(ttft),
         ttft_p50_s=statistics.median(ttft),
         ttft_p95_s=percentile(ttft, 0.95),
+        gap_p95_s=percentile(sorted(timing.longest_gap_s for timing in timings), 0.95),
         longest_s=max(timing.finished_s - timing.arrived_s for timing in timings),
     )
 
@@ -79,7 +81,7 @@ def main() -> None:
         folder = model_folder(options.model)
         if not options.until_end:
             folder = without_end(folder, Path(temporary))
-        native, sequential = asyncio.run(measure(options, folder, asked))
+        native, sequential, num_threads = asyncio.run(measure(options, folder, asked))
     equal = sum(a.token_ids == b.token_ids for a, b in zip(native[0], sequential[0], strict=True))
     ours, theirs = medians([*map(figures, native)]), medians([*map(figures, sequential)])
     facts = {
@@ -88,7 +90,7 @@ def main() -> None:
         "commit": commit(),
         "seed": options.seed,
         "device": f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores",
-        "threads": torch.get_num_threads(),
+        "generate_threads": num_threads,
         "torch": torch.__version__,
         "model": options.model,
         "num_requests": len(asked),
@@ -143,22 +145,29 @@ def without_end(folder: Path, target: Path) -> Path:
 
 async def measure(
     options: argparse.Namespace, folder: Path, asked: list[Request]
-) -> tuple[list[list[Timing]], list[list[Timing]]]:
-    """Rounds in turns, after one of each that does not count."""
+) -> tuple[list[list[Timing]], list[list[Timing]], int]:
+    """Rounds in turns, after one of each that does not count.
+
+    `generate` gets whichever was faster in that one: one thread or all.
+    """
     sequential = Sequential(folder)
     engine = NativeEngine(
         ModelSettings(path=str(folder)), EngineSettings(max_running=options.max_running)
     )
     await engine.start()
     native_rounds, sequential_rounds = [], []
-    for number in range(options.rounds + 1):
-        native = await serve_native(engine, asked, options.interval)
+    await serve_native(engine, asked, options.interval)
+    speeds = {}
+    for sequential.num_threads in {1, torch.get_num_threads()}:
         plain = await asyncio.to_thread(sequential.serve, asked, options.interval)
-        if number:
-            native_rounds.append(native)
-            sequential_rounds.append(plain)
+        speeds[sequential.num_threads] = figures(plain).tokens_per_s
+    sequential.num_threads = max(speeds, key=lambda threads: speeds[threads])
+    for _ in range(options.rounds):
+        native_rounds.append(await serve_native(engine, asked, options.interval))
+        plain = await asyncio.to_thread(sequential.serve, asked, options.interval)
+        sequential_rounds.append(plain)
     await engine.close()
-    return native_rounds, sequential_rounds
+    return native_rounds, sequential_rounds, sequential.num_threads
 
 
 def show(ours: Figures, theirs: Figures, facts: dict[str, object]) -> None:

@@ -55,7 +55,7 @@ class EchoEngine:
             num_steps=self._num_steps,
         )
 
-    async def generate(self, request: Request) -> AsyncGenerator[Chunk]:
+    async def generate(self, request: Request) -> AsyncGenerator[Chunk, None]:
         """The account, a Chunk a word."""
         image_tokens = sum(1 for message in request.messages for _ in message.pictures())
         account = "; ".join(_account(message) for message in request.messages)

@@ -98,10 +98,11 @@ def _one_thread(device: torch.device) -> Iterator[None]:
     Each of several threads has a scratch buffer whose alignment, and so the last bits of its
     sums, differ from the next one's: a row would depend on which thread the company leaves it.
     """
-    num_threads = torch.get_num_threads()
-    if device.type != "cpu" or num_threads == 1:
+    if device.type != "cpu":
         yield
         return
+    num_threads = torch.get_num_threads()
+    # Said even where it is one already: others in the process can set it for the matrix library.
     torch.set_num_threads(1)
     try:
         yield

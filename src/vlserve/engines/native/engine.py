@@ -71,7 +71,7 @@ class NativeEngine:
         ahead = self._num_preparing + self._inbox.qsize()
         return Load(now.num_running, now.num_waiting + ahead, now.num_free_slots, now.num_steps)
 
-    async def generate(self, request: Request) -> AsyncGenerator[Chunk]:
+    async def generate(self, request: Request) -> AsyncGenerator[Chunk, None]:
         """The answer to one request, a Chunk a token."""
         sequence = self._sequence(request, await self._prepare(request))
         self._post(sequence)
@@ -171,6 +171,7 @@ class NativeEngine:
 
     def _run(self) -> None:
         try:
+            self._runner.enter_thread()
             with torch.inference_mode():
                 while self._drain_inbox():
                     self._num_steps += 1
