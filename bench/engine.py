@@ -123,7 +123,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--requests", type=int, default=32)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--interval", type=float, default=0.05, help="s between arrivals")
-    parser.add_argument("--max-running", type=int, default=16, help="slots of the engine")
+    parser.add_argument(
+        "--max-running", type=int, default=EngineSettings().max_running, help="slots of the engine"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
         "--until-end",

@@ -3,9 +3,16 @@
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests.oracle import Oracle
 from tests.tiny_model import write_tiny_model
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> None:
+    """Models this small only lose by more, and tests run beside each other."""
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

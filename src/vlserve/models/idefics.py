@@ -10,8 +10,9 @@ from transformers.image_utils import ChannelDimension
 
 from vlserve.models.base import ModelAdapter
 from vlserve.models.chat import ChatEncoder, Special
+from vlserve.models.errors import ModelError
 from vlserve.models.prompt import Prompt
-from vlserve.types import Image, Message
+from vlserve.types import Image, Message, Role
 
 
 class Idefics2(ModelAdapter):
@@ -23,6 +24,7 @@ class Idefics2(ModelAdapter):
         self._image = Special(processor.image_token)
         self._image_id = self._chat.token_id(processor.image_token)
         self._fake_id = self._chat.token_id(processor.fake_image_token)
+        self._check_tokenizer()
 
     @property
     def decoder(self) -> nn.Module:
@@ -69,6 +71,33 @@ class Idefics2(ModelAdapter):
         features = torch.cat(self.model.get_image_features(**inputs).pooler_output)
         is_image = (token_ids == self._image_id).unsqueeze(-1)
         return embeddings.masked_scatter(is_image, features.to(embeddings.dtype))
+
+    def _check_tokenizer(self) -> None:
+        """Encoding by sections must give what the processor makes of the whole text.
+
+        Raises ModelError where it does not: with a tokenizer for which the place of a section
+        matters, say.
+        """
+        image = Image(np.zeros((8, 8, 3), np.uint8), sha256="")
+        messages: tuple[Message[Image], ...] = (
+            Message(Role.USER, (image, "What is this?", image, image, " And this? ")),
+            Message(Role.ASSISTANT, ("A circle.",)),
+            Message(Role.USER, ("Where?",)),
+        )
+        conversation = [
+            {
+                "role": message.role.value,
+                "content": [
+                    {"type": "text", "text": part} if isinstance(part, str) else {"type": "image"}
+                    for part in message.content
+                ],
+            }
+            for message in messages
+        ]
+        text = self.processor.apply_chat_template(conversation, add_generation_prompt=True)
+        inputs = self.processor(text=text)
+        if list(self.prepare(messages).token_ids) != list(inputs["input_ids"][0]):
+            raise ModelError("the tokenizer does not encode a conversation section by section")
 
     def _append_image(self, token_ids: list[int]) -> None:
         # Neighbouring pictures share a mark.

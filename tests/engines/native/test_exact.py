@@ -8,12 +8,15 @@ from typing import Any
 import pytest
 import torch
 
+import vlserve.models
+from bench.workload import requests
 from tests.asked import request
 from tests.engines.collect import answer, running
 from tests.oracle import Oracle
 from tests.tiny_model import write_tiny_model
 from vlserve.engines.native.engine import NativeEngine
 from vlserve.engines.native.sequence import Sequence
+from vlserve.models.catalog import EMBEDDED, model_folder
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "plain": {},
@@ -44,6 +47,24 @@ async def test_tokens_equal_generate(
     with capsys.disabled():
         print(f"{variant}: tried {len(requests)}, equal {num_equal}")
     assert got == wanted
+
+
+@pytest.mark.skipif(
+    not (Path(vlserve.models.__file__).parent / EMBEDDED).is_dir(),
+    reason="the embedded model is not in this tree",
+)
+async def test_the_embedded_model_too(capsys: pytest.CaptureFixture[str]) -> None:
+    folder = model_folder(EMBEDDED)
+    oracle = Oracle(folder)
+    asked = requests(seed=1, num_requests=24)
+    async with running(folder, max_running=7, cache_mib=64) as engine:
+        got = await asyncio.gather(*(answer(engine, each) for each in asked))
+    wanted = [oracle.answer(each.messages, each.sampling) for each in asked]
+    num_equal = sum(g.token_ids == w for g, w in zip(got, wanted, strict=True))
+    with capsys.disabled():
+        print(f"embedded: tried {len(asked)}, equal {num_equal}")
+    assert [each.token_ids for each in got] == wanted
+    assert [each.text for each in got] == list(map(oracle.text, wanted))
 
 
 def recorded_logits(engine: NativeEngine) -> dict[str, list[torch.Tensor]]:

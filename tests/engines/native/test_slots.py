@@ -79,7 +79,7 @@ async def test_with_a_small_cache_work_waits_and_finishes(tiny_folder: Path) -> 
         most_waiting = 0
         while not all(task.done() for task in tasks):
             most_waiting = max(most_waiting, engine.load().num_waiting)
-            await asyncio.sleep(0)
+            await asyncio.sleep(0.001)
         assert [task.result().text for task in tasks] == alone
         assert most_waiting >= 4
 
