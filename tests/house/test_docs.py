@@ -100,7 +100,12 @@ class Copy:
         os.killpg(self.server.pid, signal.SIGTERM)
         assert self.server.stdout is not None
         self.server.stdout.close()
-        self.server.wait(timeout=30)
+        try:
+            self.server.wait(timeout=30)
+        except subprocess.TimeoutExpired:
+            os.killpg(self.server.pid, signal.SIGKILL)
+            self.server.wait()
+            raise
 
 
 @pytest.fixture
