@@ -34,6 +34,7 @@ class Runner:
             device=self._device,
         )
         self._is_small = adapter.model.num_parameters() < MANY_PARAMETERS
+        self.enter_thread()
         AttentionInterface.register(ATTENTION, slot_attention)
         # The decoder alone: the vision tower attends as it always does.
         adapter.text_config._attn_implementation = ATTENTION
@@ -44,7 +45,7 @@ class Runner:
         self._embedding = adapter.model.get_input_embeddings()
 
     def enter_thread(self) -> None:
-        """Called once by the thread that will use the runner."""
+        """Called by each thread that uses the runner: torch counts threads for each apart."""
         if self._device.type == "cpu" and self._is_small:
             torch.set_num_threads(1)
 
