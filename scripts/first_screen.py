@@ -1,4 +1,4 @@
-"""Draw docs/first-screen.svg from what `vlserve ask` really answers: `python scripts/first_screen.py`."""
+"""Draw docs/first-screen.svg from what `vlserve ask` answers: python scripts/first_screen.py."""
 
 import base64
 import html
