@@ -20,7 +20,7 @@ from training.world import GRID
 
 SEED = 11
 ROWS = 16
-SCHEDULE = Schedule(steps=4800, rate=2e-3, decay=0.45)
+SCHEDULE = Schedule(steps=4600, rate=2e-3, decay=0.45)
 
 
 def text_parameters(model: Idefics2ForConditionalGeneration) -> dict[str, nn.Parameter]:

@@ -47,22 +47,29 @@ def shape_scene(rng: random.Random, number: int = 0) -> Scene:
 
 
 def text_scene(rng: random.Random, text: str = "") -> Scene:
-    """One line of text: 1 to 4 digits or 1 to 6 upper-case letters unless `text` is given."""
-    if not text:
-        text = random_text(rng)
-    width = len(text)
-    step = rng.uniform(1.05, min(2.4, max(1.06, (GRID - 1) / width))) / GRID
-    left = rng.uniform(0.5 / GRID, max(0.5 / GRID, 1 - 0.5 / GRID - step * (width - 1)))
-    top, tilt = rng.uniform(0.1, 0.9), rng.gauss(0, 0.004)
-    centres = tuple((left + step * i, min(0.99, max(0.01, top + tilt * i))) for i in range(width))
+    """One line of printed text, somewhat tilted now and then; random unless `text` is given."""
+    text = text or random_text(rng)
+    number = len(text)
+    widest = max(1.06, min(5.0, (GRID - 1) / max(1, number - 1)))
+    step = rng.uniform(1.05, rng.choice((min(2.4, widest), widest))) / GRID
+    step = min(step, (1 - 0.9 / GRID) / max(1, number - 1))
+    half = step * (number - 1) / 2
+    middle = rng.uniform(half + 0.45 / GRID, 1 - half - 0.45 / GRID)
+    tilt = rng.gauss(0, 0.05) * step if rng.random() < 0.5 else 0.0
+    reach = abs(tilt) * (number - 1) / 2 + 0.05
+    height = rng.uniform(reach, 1 - reach)
+    offsets = [index - (number - 1) / 2 for index in range(number)]
+    centres = tuple((middle + step * offset, height + tilt * offset) for offset in offsets)
     return Scene(text=text, centres=centres)
 
 
 def random_text(rng: random.Random) -> str:
-    """1 to 4 digits or 1 to 6 upper-case letters, longer ones more often."""
-    if rng.random() < 0.45:
-        return "".join(rng.choices(DIGITS, k=rng.choices((1, 2, 3, 4), (2, 3, 4, 5))[0]))
-    return "".join(rng.choices(LETTERS, k=rng.choices(range(1, 7), (2, 3, 4, 5, 6, 6))[0]))
+    """1 to 6 digits, letters or both, most often 1 to 4 digits or 1 to 6 letters."""
+    alphabet, lengths = rng.choices(
+        ((DIGITS, (2, 3, 4, 5, 2, 1)), (LETTERS, (2, 3, 4, 5, 6, 6)), (CHARACTERS, (1,) * 6)),
+        (42, 50, 8),
+    )[0]
+    return "".join(rng.choices(alphabet, k=rng.choices(range(1, 7), lengths)[0]))
 
 
 def labels(scene: Scene) -> NDArray[np.uint8]:
