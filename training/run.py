@@ -4,7 +4,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -34,17 +34,36 @@ class Schedule:
 
 
 class Run:
-    """Trains `parameters`, keeping weights, moments and a log in `folder`."""
+    """Trains `parameters`, keeping weights, moments and a log in `folder`.
+
+    Those also in `slow` learn at `slow_share` of the scheduled rate; those that need no gradient
+    are only kept.
+    """
 
     def __init__(
-        self, name: str, folder: Path, parameters: dict[str, nn.Parameter], schedule: Schedule
+        self,
+        name: str,
+        folder: Path,
+        parameters: dict[str, nn.Parameter],
+        schedule: Schedule,
+        slow: Collection[str] = (),
+        slow_share: float = 1.0,
     ) -> None:
         self.name, self.folder, self.schedule = name, folder, schedule
         self._parameters = parameters
-        matrices = [p for p in parameters.values() if p.ndim >= 2]
-        others = [p for p in parameters.values() if p.ndim < 2]
-        groups = [{"params": matrices, "weight_decay": 0.02}, {"params": others, "weight_decay": 0}]
+        trained = {name: p for name, p in parameters.items() if p.requires_grad}
+        groups = []
+        for is_slow in (False, True):
+            for is_matrix in (False, True):
+                chosen = [
+                    p for n, p in trained.items() if (n in slow, p.ndim >= 2) == (is_slow, is_matrix)
+                ]
+                share = slow_share if is_slow else 1.0
+                decay = 0.02 if is_matrix else 0.0
+                groups.append({"params": chosen, "weight_decay": decay, "share": share})
+        groups = [group for group in groups if group["params"]]
         self._optimiser = torch.optim.AdamW(groups, lr=schedule.rate, betas=(0.9, 0.98))
+        self._trained = trained
         self._started = time.perf_counter()
         self._seconds = 0.0
         folder.mkdir(parents=True, exist_ok=True)
@@ -73,9 +92,9 @@ class Run:
         """Backward, clip at norm 1, and one optimiser step at the scheduled rate."""
         self._optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(self._parameters.values(), 1.0)
+        nn.utils.clip_grad_norm_(self._trained.values(), 1.0)
         for group in self._optimiser.param_groups:
-            group["lr"] = self.schedule.rate_at(step)
+            group["lr"] = group["share"] * self.schedule.rate_at(step)
         self._optimiser.step()
 
     def log(self, step: int, **values: float) -> None:
@@ -88,7 +107,7 @@ class Run:
     def save(self, step: int) -> None:
         """Write weights and moments, whole or not at all."""
         tensors = {name: p.detach() for name, p in self._parameters.items()}
-        for name, parameter in self._parameters.items():
+        for name, parameter in self._trained.items():
             state = self._optimiser.state[parameter]
             tensors[f"mean:{name}"] = state["exp_avg"]
             tensors[f"square:{name}"] = state["exp_avg_sq"]
@@ -109,6 +128,7 @@ class Run:
             with torch.no_grad():
                 for name, parameter in self._parameters.items():
                     parameter.copy_(file.get_tensor(name))
+                for name, parameter in self._trained.items():
                     self._optimiser.state[parameter] = {
                         "step": torch.tensor(float(step)),
                         "exp_avg": file.get_tensor(f"mean:{name}"),
