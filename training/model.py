@@ -18,10 +18,10 @@ from transformers.models.idefics2.configuration_idefics2 import (
 from .oracle import TEXT_WIDTH, TOKEN_SCALE, token_rows
 from .world import GRID, IMAGE_SIZE, PATCH_SIZE
 
-VISION_WIDTH = 160
-VISION_HEADS = 10
+VISION_WIDTH = 192
+VISION_HEADS = 12
 VISION_LAYERS = 4
-VISION_MLP = 480
+VISION_MLP = 576
 LOCAL_LAYERS = 2
 TEXT_LAYERS = 4
 TEXT_HEADS = 4
@@ -163,7 +163,7 @@ def _start_vision(vision: nn.Module, generator: torch.Generator) -> None:
             _look_at_neighbours(layer.self_attn)
 
 
-def _look_at_neighbours(attention: nn.Module, sharpness: float = 1.4, reach: float = 0.7) -> None:
+def _look_at_neighbours(attention: nn.Module, sharpness: float = 1.2, reach: float = 0.7) -> None:
     """Let nine heads start by attending to one offset each of the 3 x 3 patches around.
 
     With features f such that f(i) . f(j) is nearly a narrow bump in i - j, a query of row r asks

@@ -1,0 +1,102 @@
+"""What the vision side learns from: dense labels on every latent and on every patch."""
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from .draw.grid import STEPS
+from .oracle import TEXT_WIDTH, oracle
+from .world import CHARACTER, CHARACTERS, COLOUR, COLOURS, GRID, SHAPE, SHAPES, SIZE, SIZES
+
+# A latent with nothing there counts this much against one with something.
+NOTHING_WEIGHT = 0.15
+ORACLE_WEIGHT = 2.0
+COVER_WEIGHT = 0.5
+
+
+class Heads(nn.Module):
+    """Read-outs that exist in training only: of the latents, and of the vision tower's patches."""
+
+    def __init__(self, vision_width: int) -> None:
+        super().__init__()
+        self.shape = nn.Linear(TEXT_WIDTH, len(SHAPES) + 1)
+        self.colour = nn.Linear(TEXT_WIDTH, len(COLOURS) + 1)
+        self.size = nn.Linear(TEXT_WIDTH, len(SIZES) + 1)
+        self.character = nn.Linear(TEXT_WIDTH, len(CHARACTERS) + 1)
+        self.cover = nn.Linear(vision_width, 1 + len(SHAPES) + len(CHARACTERS))
+        self.cover_colour = nn.Linear(vision_width, len(COLOURS) + 1)
+
+
+def losses(
+    heads: Heads,
+    patches: torch.Tensor,
+    latents: torch.Tensor,
+    labels: torch.Tensor,
+    neighbours: torch.Tensor,
+    covers: torch.Tensor,
+) -> dict[str, torch.Tensor]:
+    """The parts of the loss; their sum is what to minimise.
+
+    `patches: f32[B, L, V]`, `latents: f32[B, L, T]`, the grids `i64` as in `draw.grid`.
+    """
+    grid = labels.flatten(1, 2)
+    thing = grid[..., SHAPE] > 0
+    log_character = functional.log_softmax(heads.character(latents), -1)
+    character, settled = _character_loss(log_character, grid[..., CHARACTER], neighbours.flatten(1))
+    target = grid.clone()
+    target[..., CHARACTER] = settled
+    weight = torch.where(target.sum(-1) > 0, 1.0, NOTHING_WEIGHT)
+    error = (latents - oracle(target.unflatten(1, (GRID, GRID)))).square().mean(-1)
+    cover = covers.flatten(1, 2)
+    return {
+        "shape": _cross_entropy(heads.shape(latents), grid[..., SHAPE]),
+        "colour": _where(heads.colour(latents), grid[..., COLOUR], thing),
+        "size": _where(heads.size(latents), grid[..., SIZE], thing),
+        "character": character,
+        "oracle": ORACLE_WEIGHT * (weight * error).sum() / weight.sum(),
+        "cover": COVER_WEIGHT
+        * (
+            _cross_entropy(heads.cover(patches), cover[..., 0])
+            + _cross_entropy(heads.cover_colour(patches), cover[..., 1])
+        ),
+    }
+
+
+def _cross_entropy(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    each = functional.cross_entropy(logits.flatten(0, 1), target.flatten(), reduction="none")
+    weight = torch.where(target.flatten() > 0, 1.0, NOTHING_WEIGHT)
+    return (weight * each).sum() / weight.sum()
+
+
+def _where(logits: torch.Tensor, target: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    return functional.cross_entropy(logits[mask], target[mask], reduction="sum") / (mask.sum() + 1)
+
+
+def _character_loss(
+    log_p: torch.Tensor, target: torch.Tensor, neighbours: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Loss of the printed characters, and the target `[B, L]` that the model itself prefers.
+
+    A character c near the border of patch a may stand in a or in its neighbour b, but in exactly
+    one of the two: -log(p_a(c) p_b(nothing) + p_a(nothing) p_b(c)).
+    """
+    row, a = neighbours.nonzero(as_tuple=True)
+    steps = torch.tensor([dy * GRID + dx for dy, dx in STEPS])
+    b = a + steps[neighbours[row, a] - 1]
+    c = target[row, a]
+    here = log_p[row, a, c] + log_p[row, b, 0]
+    there = log_p[row, a, 0] + log_p[row, b, c]
+    pair = -torch.logaddexp(here, there)
+
+    single = torch.ones_like(target, dtype=torch.bool)
+    single[row, a] = False
+    single[row, b] = False
+    each = -log_p.gather(-1, target[..., None])[..., 0]
+    weight = torch.where(target > 0, 1.0, NOTHING_WEIGHT) * single
+    loss = ((weight * each).sum() + pair.sum()) / (weight.sum() + len(pair))
+
+    settled = target.clone()
+    moves = there > here
+    settled[row[moves], a[moves]] = 0
+    settled[row[moves], b[moves]] = c[moves]
+    return loss, settled
