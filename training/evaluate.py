@@ -3,7 +3,7 @@
 import json
 import random
 import subprocess
-import sys
+from argparse import ArgumentParser
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -26,8 +26,8 @@ from training.style import plain
 from training.world import Scene
 
 SEED = 2026
-# Seeds of drawn pictures start here, apart from those of every training stage.
-FIRST_SEED = 1 << 40
+# Seeds of drawn pictures start here: below 1 << 31, which no training stage goes.
+FIRST_SEED = 1 << 30
 SCENES = 400
 BATCH = 40
 Asker = Callable[[Sequence[Scene], random.Random, bool], Turn | None]
@@ -171,16 +171,16 @@ def _converse(
 ) -> list[str]:
     """Answers where the first question, if any, is answered by the model itself."""
     if batch[0].earlier:
-        openings = [
-            Case(c.pictures, c.scenes, c.earlier[0][0], "", "", []) for c in batch
-        ]
+        openings = [Case(c.pictures, c.scenes, c.earlier[0][0], "", "", []) for c in batch]
         said = answers(model, processor, openings)
         for case, words in zip(batch, said, strict=True):
             case.earlier = [(case.earlier[0][0], words)]
     return answers(model, processor, batch)
 
 
-def evaluate(folder: Path, out: Path, number: int = SCENES, wrong: Path | None = None) -> dict[str, Any]:
+def evaluate(
+    folder: Path, out: Path, wrong: Path | None = None, number: int = SCENES
+) -> dict[str, Any]:
     """Measure the model in `folder`; writes `out`.json and `out`.md and returns the figures."""
     torch.set_num_threads(1)
     model, processor = load(folder)
@@ -245,5 +245,17 @@ def _commit() -> str:
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
 
+def main() -> None:
+    """The command line."""
+    parser = ArgumentParser(description="Measure the embedded model on pictures it never saw.")
+    parser.add_argument("--model", type=Path, default=Path("src/vlserve/models/embedded"))
+    parser.add_argument("--out", type=Path, default=Path("docs/embedded-model"))
+    parser.add_argument("--scenes", type=int, default=SCENES, help="scenes a cell")
+    parser.add_argument("--mistakes", type=Path, help="write every wrong answer to this file")
+    options = parser.parse_args()
+    result = evaluate(options.model, options.out, options.mistakes, options.scenes)
+    print(markdown(result))
+
+
 if __name__ == "__main__":
-    evaluate(Path(sys.argv[1]), Path(sys.argv[2]))
+    main()

@@ -48,8 +48,7 @@ def vision_parameters(model: Idefics2ForConditionalGeneration) -> dict[str, nn.P
 def latents(model: Idefics2ForConditionalGeneration, pixels: torch.Tensor) -> torch.Tensor:
     """`f32[N, L, D]` of pixel values `f32[N, 3, S, S]`."""
     mask = torch.ones(len(pixels), 1, *pixels.shape[-2:], dtype=torch.bool)
-    features = model.model.get_image_features(pixels[:, None], mask).pooler_output
-    return features.view(len(pixels), -1, features.shape[-1])
+    return torch.stack(model.model.get_image_features(pixels[:, None], mask).pooler_output)
 
 
 def _batches(folder: Path, phase: Phase, step: int) -> Iterator[tuple[torch.Tensor, list]]:  # type: ignore[type-arg]

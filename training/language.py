@@ -1,6 +1,7 @@
 """The language stage: all kinds of questions on oracle vectors, without one picture."""
 
 import random
+from argparse import ArgumentParser
 from pathlib import Path
 
 import numpy as np
@@ -109,3 +110,16 @@ def train_language(tokenizer_folder: Path, folder: Path) -> Path:
         if step % 10 == 0:
             run.log(step, loss=round(loss.item(), 4), exact=answers_right(batch, token_right))
     return run.weights_file
+
+
+def main() -> None:
+    """The command line."""
+    parser = ArgumentParser(description="Train the text side of the embedded model.")
+    parser.add_argument("--tokenizer", type=Path, required=True, help="folder of tokenizer.json")
+    parser.add_argument("--run", type=Path, required=True, help="folder of the run")
+    options = parser.parse_args()
+    train_language(options.tokenizer, options.run)
+
+
+if __name__ == "__main__":
+    main()

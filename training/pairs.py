@@ -40,7 +40,9 @@ def _more(scenes: tuple[Scene, Scene], rng: random.Random, held_out: bool) -> Tu
     fewer = rng.random() < 0.3
     word = rng.choice(("fewer", "less")) if fewer else "more"
     slots = {"more": word, "plural": reference.spoken(rng, plural=True)}
-    answer = "the same" if first == second else ("the first", "the second")[(second > first) ^ fewer]
+    answer = (
+        "the same" if first == second else ("the first", "the second")[(second > first) ^ fewer]
+    )
     return turn("two.more", (slots, answer), rng, held_out)
 
 

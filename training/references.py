@@ -58,7 +58,13 @@ def spoken_at(place: int, rng: random.Random) -> str:
     """A place in someone's own words."""
     name = PLACES[place]
     if name == "center":
-        words = ("in the center", "at the center", "in the centre", "in the middle", "at the centre")
+        words = (
+            "in the center",
+            "at the center",
+            "in the centre",
+            "in the middle",
+            "at the centre",
+        )
         return rng.choice(words)
     if rng.random() < 0.6:
         return at(place)

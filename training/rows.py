@@ -59,7 +59,9 @@ def question(scene: Scene, rng: random.Random) -> Turn:
             return Turn(turn.form, varied(turn.question, rng), turn.answer)
 
 
-def random_row(writer: PromptWriter, scenes: Sequence[Scene], first: int, rng: random.Random) -> Row:
+def random_row(
+    writer: PromptWriter, scenes: Sequence[Scene], first: int, rng: random.Random
+) -> Row:
     """A row about scene `first`: packed turns, or two pictures, or a conversation."""
     form = rng.random()
     other = rng.randrange(len(scenes))

@@ -56,7 +56,9 @@ class Run:
         for is_slow in (False, True):
             for is_matrix in (False, True):
                 chosen = [
-                    p for n, p in trained.items() if (n in slow, p.ndim >= 2) == (is_slow, is_matrix)
+                    p
+                    for n, p in trained.items()
+                    if (n in slow, p.ndim >= 2) == (is_slow, is_matrix)
                 ]
                 share = slow_share if is_slow else 1.0
                 decay = 0.02 if is_matrix else 0.0
