@@ -34,7 +34,8 @@ def label_grid(scene: Scene) -> NDArray[np.uint8]:
 def neighbour_grid(scene: Scene) -> NDArray[np.uint8]:
     """`u8[GRID, GRID]`: at a patch with a character near its border, which neighbour is as good.
 
-    None where that neighbour lies outside or another character has a claim to it.
+    None where that neighbour lies outside, where another character has a claim to it, or where
+    the step would bring two characters of a line into one column (they are read by columns).
     """
     grid = np.zeros((GRID, GRID), np.uint8)
     taken = set(patches(scene))
@@ -44,7 +45,9 @@ def neighbour_grid(scene: Scene) -> NDArray[np.uint8]:
         if min(down, 1 - down, right, 1 - right) >= BORDER:
             continue
         beyond = (row + STEPS[nearest][0], column + STEPS[nearest][1])
-        if beyond in taken or not all(0 <= part < GRID for part in beyond):
+        near = {(beyond[0] + step, beyond[1]) for step in (-1, 0, 1)} - {(row, column)}
+        blocked = near if beyond[1] != column else {beyond}
+        if blocked & taken or not all(0 <= part < GRID for part in beyond):
             continue
         taken.add(beyond)
         grid[row, column] = nearest + 1
