@@ -3,7 +3,17 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from ..world import CHARACTER, CHARACTERS, COLOUR, GRID, SHAPE, SHAPES, SIZE, Scene, canonical_patch
+from training.world import (
+    CHARACTER,
+    CHARACTERS,
+    COLOUR,
+    GRID,
+    SHAPE,
+    SHAPES,
+    SIZE,
+    Scene,
+    canonical_patch,
+)
 from .marks import Layout
 
 # A character whose centre lies this near to the border of its patch (in patches) may as well be
@@ -15,9 +25,7 @@ STEPS = ((-1, 0), (1, 0), (0, -1), (0, 1))
 
 def patches(scene: Scene) -> list[tuple[int, int]]:
     """The (row, column) of the patch that holds the centre of each character."""
-    return [
-        (min(int(y * GRID), GRID - 1), min(int(x * GRID), GRID - 1)) for x, y in scene.centres
-    ]
+    return [(min(int(y * GRID), GRID - 1), min(int(x * GRID), GRID - 1)) for x, y in scene.centres]
 
 
 def label_grid(scene: Scene) -> NDArray[np.uint8]:
