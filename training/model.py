@@ -33,6 +33,9 @@ LATENTS = GRID * GRID
 POSITION = 2 * GRID
 FLAG = POSITION
 POSITION_SCALE = 4.0
+# Dimensions of the vision stream for a patch's own patterns and for those of each neighbour.
+COPIED = 12
+OWN = VISION_WIDTH - POSITION - 8 * COPIED
 
 
 @dataclass(frozen=True)
@@ -125,18 +128,20 @@ def position_code() -> torch.Tensor:
 
 
 def _cosine_basis() -> torch.Tensor:
-    """`f32[count, 3, P, P]`: the orthonormal colour cosine patterns that the stream has room for.
+    """`f32[OWN, 3, P, P]`: orthogonal cosine patterns, by rising frequency (as in a JPEG block).
 
-    All brightness patterns first, then colour ones by rising frequency (as in a JPEG block).
+    All the brightness patterns first, then the slowest of the two colour differences.
     """
     size = np.arange(PATCH_SIZE)
     wave = np.cos(np.pi * np.outer(size, size + 0.5) / PATCH_SIZE) * (2 / PATCH_SIZE) ** 0.5
     wave[0] *= 0.5**0.5
     mixes = np.array([[1, 1, 1], [1, 0, -1], [1, -2, 1]]) / np.sqrt([[3], [2], [6]])
     order = [(mix > 0, v + u, mix, v, u) for mix in range(3) for v in size for u in size]
+    # Slow patterns are far the strongest in pictures, a plain ground most of all: level them.
     patterns = [
-        np.einsum("c,y,x->cyx", mixes[mix], wave[v], wave[u])
-        for _, _, mix, v, u in sorted(order)[: VISION_WIDTH - POSITION]
+        (0.45 * (1 + v + u) ** 0.9 if v + u else 0.1)
+        * np.einsum("c,y,x->cyx", mixes[mix], wave[v], wave[u])
+        for _, _, mix, v, u in sorted(order)[:OWN]
     ]
     return torch.from_numpy(np.stack(patterns).astype(np.float32))
 
@@ -149,21 +154,20 @@ def _start_vision(vision: nn.Module, generator: torch.Generator) -> None:
     patch.weight.zero_()
     patch.bias.zero_()
     basis = _cosine_basis()
-    # A plain ground is all in the constant patterns; without this it would drown the rest.
-    basis[basis.std((2, 3)).sum(1) < 1e-6] *= 0.3
     patch.weight[POSITION : POSITION + len(basis)] = basis
     for index, layer in enumerate(vision.encoder.layers):
         for name, parameter in layer.named_parameters():
             if name.endswith("bias"):
                 parameter.zero_()
         for output in (layer.self_attn.out_proj, layer.mlp.fc2):
-            output.weight *= 0.4
+            output.weight *= 0.1
             output.weight[:POSITION] = 0
         if index < LOCAL_LAYERS:
             _look_at_neighbours(layer.self_attn)
+    _copy_neighbours(vision.encoder.layers[0].self_attn)
 
 
-def _look_at_neighbours(attention: nn.Module, sharpness: float = 1.2, reach: float = 0.7) -> None:
+def _look_at_neighbours(attention: nn.Module, sharpness: float = 1.3, reach: float = 0.7) -> None:
     """Let nine heads start by attending to one offset each of the 3 x 3 patches around.
 
     With features f such that f(i) . f(j) is nearly a narrow bump in i - j, a query of row r asks
@@ -187,6 +191,21 @@ def _look_at_neighbours(attention: nn.Module, sharpness: float = 1.2, reach: flo
             key[dims, ones] = sharpness * features[1 : 1 + GRID].T
 
 
+def _copy_neighbours(attention: nn.Module) -> None:
+    """Let the eight heads that look at a neighbour copy its slow patterns to dimensions kept free.
+
+    So the first MLP already sees a window of 3 x 3 patches.
+    """
+    free = POSITION + OWN
+    for head in (0, 1, 2, 3, 5, 6, 7, 8):
+        at = slice(head * attention.head_dim, head * attention.head_dim + COPIED)
+        attention.v_proj.weight[at] = 0
+        attention.v_proj.weight[at, POSITION : POSITION + COPIED] = torch.eye(COPIED)
+        attention.out_proj.weight[:, at] = 0
+        attention.out_proj.weight[free : free + COPIED, at] = 0.6 * torch.eye(COPIED)
+        free += COPIED
+
+
 def _start_connector(connector: nn.Module, generator: torch.Generator) -> None:
     projection = connector.modality_projection
     projection.down_proj.weight[: FLAG + 1] = 0
@@ -204,8 +223,8 @@ def _start_connector(connector: nn.Module, generator: torch.Generator) -> None:
     layer = perceiver.layers[0]
     attention = layer.self_attn
     head_dim = attention.head_dim
-    for weight in (attention.q_proj.weight, attention.k_proj.weight):
-        weight *= 0.1
+    attention.q_proj.weight.mul_(0.1)
+    attention.k_proj.weight.mul_(0.1)
     for at in range(0, attention.num_heads * head_dim, head_dim):
         for weight, sign in ((attention.q_proj.weight, 1), (attention.k_proj.weight, -1)):
             weight[at : at + POSITION] = 0

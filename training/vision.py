@@ -24,18 +24,18 @@ from .vision_loss import Heads, losses
 from .vision_metrics import held_out, measure, pixels
 from .world import GRID
 
-BATCH = 32
+BATCH = 16
 # Pictures are drawn in chunks; each chunk is gone through PASSES times in another order.
-CHUNK = 4096
+CHUNK = 2048
 PASSES = 2
 STEPS_A_CHUNK = CHUNK * PASSES // BATCH
-LEARNING_RATE = 2e-3
-WARM_UP = 200
-HOLD = 0.5
+LEARNING_RATE = 1.2e-3
+WARM_UP = 100
+HOLD = 0.4
 LAST_RATE = 0.01
-LOG_EVERY = 50
+LOG_EVERY = 100
 SAVE_EVERY = 512
-MEASURE_EVERY = 512
+MEASURE_EVERY = 768
 # The text side takes no part here: any tokenizer will do.
 _FACTS = TokenizerFacts(64, 5, 3, 1, 2)
 
@@ -125,8 +125,15 @@ def train(run: Path, pictures: int, seed: int = 1, measured: int = 128) -> dict[
         for group in optimizer.param_groups:
             group["lr"] = rate
         patches, latents = side(pixels(batch.images))
-        grids = (torch.from_numpy(grid).long() for grid in batch[1:])
-        parts = losses(heads, patches, latents, *grids)
+        labels, neighbours, covers = (torch.from_numpy(grid).long() for grid in batch[1:])
+        parts = losses(
+            heads,
+            patches=patches,
+            latents=latents,
+            labels=labels,
+            neighbours=neighbours,
+            covers=covers,
+        )
         loss = torch.stack(list(parts.values())).sum()
         if not torch.isfinite(loss):
             raise FloatingPointError(f"the loss is {loss.item()} at step {step}")
@@ -140,7 +147,15 @@ def train(run: Path, pictures: int, seed: int = 1, measured: int = 128) -> dict[
             means = log.write(done, time.monotonic() - start, rate)
             bar.set_postfix(loss=f"{sum(means.values()):.3f}", char=f"{means['character']:.3f}")
         if done % SAVE_EVERY == 0 or done == steps:
-            _save(checkpoint, side, heads, optimizer, done, seed, pictures)
+            _save(
+                checkpoint,
+                side=side,
+                heads=heads,
+                optimizer=optimizer,
+                step=done,
+                seed=seed,
+                pictures=pictures,
+            )
             side.export(run / "latest.safetensors")
         if done % MEASURE_EVERY == 0:
             log.line({"step": done, **measure(lambda x: side(x)[1], sets)})
@@ -152,6 +167,7 @@ def train(run: Path, pictures: int, seed: int = 1, measured: int = 128) -> dict[
 
 def _save(
     path: Path,
+    *,
     side: nn.Module,
     heads: nn.Module,
     optimizer: torch.optim.Optimizer,
@@ -202,7 +218,7 @@ def main() -> None:
     """The command line."""
     parser = ArgumentParser(description="Train the vision side of the embedded model.")
     parser.add_argument("--run", type=Path, required=True, help="folder of the run")
-    parser.add_argument("--pictures", type=int, default=16 * CHUNK, help=f"multiple of {CHUNK}")
+    parser.add_argument("--pictures", type=int, default=18 * CHUNK, help=f"multiple of {CHUNK}")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()

@@ -29,6 +29,7 @@ class Heads(nn.Module):
 
 def losses(
     heads: Heads,
+    *,
     patches: torch.Tensor,
     latents: torch.Tensor,
     labels: torch.Tensor,

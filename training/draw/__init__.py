@@ -7,8 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
-from ..world import IMAGE_SIZE, Scene
-from . import pil, skia
+from training.world import IMAGE_SIZE, Scene
+from . import pil, resvg, skia
 from .fonts import Fonts
 from .layout import LONGEST_SIDE, Kind, sample
 from .marks import Layout
@@ -38,8 +38,6 @@ def render(layout: Layout, renderer: Renderer, seed: int) -> Image.Image:
     elif renderer == "skia":
         image = skia.draw(layout)
     elif renderer == "resvg":
-        from . import resvg
-
         image = resvg.draw(layout)
     else:
         raise ValueError(f"unknown renderer {renderer!r}")

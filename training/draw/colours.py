@@ -4,7 +4,7 @@ import colorsys
 
 import numpy as np
 
-from ..world import COLOURS
+from training.world import COLOURS
 
 RGB = tuple[int, int, int]
 

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from ..world import COLOURS, SHAPES, Scene, Thing
+from training.world import COLOURS, SHAPES, Scene, Thing
 from .colours import RGB, THING_CONTRAST, distance, from_hsv, shade
 from .marks import Figure, Ground, Point
 
@@ -37,7 +37,9 @@ def sample_things(
             centre = _centre(rng, place, width, height, diameter / 2)
             if centre is None or _touches(centre, diameter / 2, figures):
                 continue
-            figures.append(_figure(rng, shape, size, fill, centre, diameter / 2))
+            figures.append(
+                _figure(rng, shape=shape, size=size, fill=fill, centre=centre, radius=diameter / 2)
+            )
             things.append(Thing(shape, colour, size, place))
             break
     return tuple(figures), Scene(things=tuple(things))
@@ -76,6 +78,7 @@ def _touches(centre: Point, radius: float, figures: list[Figure]) -> bool:
 
 def _figure(
     rng: np.random.Generator,
+    *,
     shape: int,
     size: int,
     fill: RGB,
@@ -104,7 +107,11 @@ def outline(rng: np.random.Generator, name: str, centre: Point, radius: float) -
     elif name == "triangle":
         top = float(rng.uniform(0.9, 1.05))
         half = float(rng.uniform(0.88, 1.02))
-        corners = [(0, -top * radius), (half * radius, 0.8 * radius), (-half * radius, 0.8 * radius)]
+        corners = [
+            (0, -top * radius),
+            (half * radius, 0.8 * radius),
+            (-half * radius, 0.8 * radius),
+        ]
     elif name == "star":
         depth = float(rng.uniform(0.36, 0.48))
         corners = [

@@ -8,7 +8,7 @@ from typing import Literal
 
 from PIL import ImageFont
 
-from ..world import CHARACTERS
+from training.world import CHARACTERS
 
 Fonts = Literal["training", "held-out"]
 

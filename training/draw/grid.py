@@ -3,7 +3,17 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from ..world import CHARACTER, CHARACTERS, COLOUR, GRID, SHAPE, SHAPES, SIZE, Scene, canonical_patch
+from training.world import (
+    CHARACTER,
+    CHARACTERS,
+    COLOUR,
+    GRID,
+    SHAPE,
+    SHAPES,
+    SIZE,
+    Scene,
+    canonical_patch,
+)
 from .marks import Layout
 
 # A character whose centre lies this near to the border of its patch (in patches) may as well be
@@ -15,9 +25,7 @@ STEPS = ((-1, 0), (1, 0), (0, -1), (0, 1))
 
 def patches(scene: Scene) -> list[tuple[int, int]]:
     """The (row, column) of the patch that holds the centre of each character."""
-    return [
-        (min(int(y * GRID), GRID - 1), min(int(x * GRID), GRID - 1)) for x, y in scene.centres
-    ]
+    return [(min(int(y * GRID), GRID - 1), min(int(x * GRID), GRID - 1)) for x, y in scene.centres]
 
 
 def label_grid(scene: Scene) -> NDArray[np.uint8]:
@@ -34,7 +42,8 @@ def label_grid(scene: Scene) -> NDArray[np.uint8]:
 def neighbour_grid(scene: Scene) -> NDArray[np.uint8]:
     """`u8[GRID, GRID]`: at a patch with a character near its border, which neighbour is as good.
 
-    None where that neighbour lies outside or another character has a claim to it.
+    None where that neighbour lies outside, where another character has a claim to it, or where
+    the step would bring two characters of a line into one column (they are read by columns).
     """
     grid = np.zeros((GRID, GRID), np.uint8)
     taken = set(patches(scene))
@@ -44,7 +53,9 @@ def neighbour_grid(scene: Scene) -> NDArray[np.uint8]:
         if min(down, 1 - down, right, 1 - right) >= BORDER:
             continue
         beyond = (row + STEPS[nearest][0], column + STEPS[nearest][1])
-        if beyond in taken or not all(0 <= part < GRID for part in beyond):
+        near = {(beyond[0] + step, beyond[1]) for step in (-1, 0, 1)} - {(row, column)}
+        blocked = near if beyond[1] != column else {beyond}
+        if blocked & taken or not all(0 <= part < GRID for part in beyond):
             continue
         taken.add(beyond)
         grid[row, column] = nearest + 1

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ..world import Scene
+from training.world import Scene
 from .colours import RGB
 from .fonts import Face
 

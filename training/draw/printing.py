@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from ..world import CHARACTERS, GRID, IMAGE_SIZE, PATCH_SIZE, Scene
+from training.world import CHARACTERS, GRID, IMAGE_SIZE, PATCH_SIZE, Scene
 from .colours import RGB, TEXT_CONTRAST, from_hsv, lightness_gap, shade
 from .fonts import Face, Fonts, families
 from .marks import Glyph, Ground, Point
@@ -13,8 +13,8 @@ from .words import digits, letters, mixed
 # In pixels of the reduced picture: least distance of neighbouring centres (more than a patch,
 # so that no two fall into one), least capital height, least width of an em.
 SPACING = PATCH_SIZE + 0.6
-CAPITAL = 8.0
-EM_WIDTH = 8.5
+CAPITAL = 8.3
+EM_WIDTH = 9.5
 
 
 def sample_face(rng: np.random.Generator, fonts: Fonts) -> Face:
@@ -48,6 +48,7 @@ def sample_text(
     width: int,
     height: int,
     ground: Ground,
+    *,
     text: str,
     fonts: Fonts,
     smallness: float = 0.8,
@@ -57,7 +58,7 @@ def sample_text(
     Sizes go from the least legible to the largest that fits; `smallness` above 1 favours small.
     """
     face = sample_face(rng, fonts)
-    line = _line(rng, width, height, text, face, smallness)
+    line = _line(rng, width, height, text=text, face=face, smallness=smallness)
     if line is None:
         return None
     em, offsets = line
@@ -97,7 +98,7 @@ def _centres(glyphs: tuple[Glyph, ...], width: int, height: int) -> tuple[Point,
 
 
 def _line(
-    rng: np.random.Generator, width: int, height: int, text: str, face: Face, smallness: float
+    rng: np.random.Generator, width: int, height: int, *, text: str, face: Face, smallness: float
 ) -> tuple[float, list[float]] | None:
     """Size of the em and centre of each character along the base line, or None."""
     across, up = IMAGE_SIZE / width, IMAGE_SIZE / height
@@ -123,14 +124,20 @@ def _line(
 
 
 def sample_page(
-    rng: np.random.Generator, width: int, height: int, ground: Ground, fonts: Fonts
+    rng: np.random.Generator,
+    width: int,
+    height: int,
+    ground: Ground,
+    *,
+    fonts: Fonts,
+    smallness: float,
 ) -> tuple[tuple[Glyph, ...], Scene]:
     """A page full of characters, half as words on lines and half strewn about."""
     placed: list[Glyph] = []
     strewn = rng.random() < 0.5
     for _ in range(36 if strewn else 18):
         text = _page_text(rng, strewn)
-        found = sample_text(rng, width, height, ground, text, fonts, smallness=3.0)
+        found = sample_text(rng, width, height, ground, text=text, fonts=fonts, smallness=smallness)
         if found is None:
             continue
         if not any(_clash(new, old, width, height) for new in found[0] for old in placed):
@@ -140,6 +147,54 @@ def sample_page(
         text="".join(g.character for g in glyphs), centres=_centres(glyphs, width, height)
     )
     return glyphs, scene
+
+
+def sample_block(
+    rng: np.random.Generator,
+    width: int,
+    height: int,
+    ground: Ground,
+    *,
+    fonts: Fonts,
+    largest: float = 3.0,
+) -> tuple[tuple[Glyph, ...], Scene]:
+    """Lines of random characters from edge to edge: the most to learn from in one picture.
+
+    Sizes go from the least legible to `largest` times that.
+    """
+    across, up = IMAGE_SIZE / width, IMAGE_SIZE / height
+    glyphs: list[Glyph] = []
+    growth = float(largest ** rng.random())
+    top = float(rng.uniform(0, 8)) / up
+    while True:
+        face = sample_face(rng, fonts)
+        colour = ink_colour(rng, ground)
+        em = growth * max(CAPITAL / (face.cap * up), EM_WIDTH / across)
+        tall = face.cap * em
+        y = top + tall / 2 + 1 / up
+        if y + tall / 2 > height:
+            break
+        x = float(rng.uniform(0.5, 10)) / across
+        while True:
+            character = CHARACTERS[int(rng.integers(len(CHARACTERS)))]
+            left, right = face.ink[character]
+            half = (right - left) * em / 2
+            if x + 2 * half > width:
+                break
+            if glyphs and glyphs[-1].centre[1] == y:
+                x = max(x, glyphs[-1].centre[0] + SPACING / across - half)
+            if x + 2 * half > width:
+                break
+            glyphs.append(Glyph(character, face, em, (x + half, y), 0.0, colour))
+            x += 2 * half + em * float(rng.uniform(0.08, 0.2))
+            if rng.random() < 0.12:
+                x += em
+        top = y + max(tall / 2, SPACING / up - tall / 2) + tall * float(rng.uniform(0.1, 0.5))
+    scene = Scene(
+        text="".join(g.character for g in glyphs),
+        centres=_centres(tuple(glyphs), width, height),
+    )
+    return tuple(glyphs), scene
 
 
 def _page_text(rng: np.random.Generator, strewn: bool) -> str:

@@ -65,7 +65,7 @@ def _glyph(glyph: Glyph) -> str:
     x, y = glyph.pen
     return (
         f'<text x="{x:.2f}" y="{y:.2f}" font-size="{glyph.em:.2f}"'
-        f" font-family=\"'{_family(glyph.face.path)}'\" fill=\"{_colour(glyph.colour)}\""
+        f' font-family="\'{_family(glyph.face.path)}\'" fill="{_colour(glyph.colour)}"'
         f' transform="translate({glyph.centre[0]:.2f} {glyph.centre[1]:.2f})'
         f' rotate({glyph.angle:.2f})">{glyph.character}</text>'
     )

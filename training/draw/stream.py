@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ..world import GRID, IMAGE_SIZE
+from training.world import GRID, IMAGE_SIZE
 from . import reduced, render
 from .grid import cover_grid, label_grid, neighbour_grid
 from .layout import Kind, sample
@@ -33,15 +33,20 @@ class Pictures(NamedTuple):
 
 
 def page_share(index: int, total: int) -> float:
-    """The share of dense pages: 0.65 in the first half, then less and less down to 0.25."""
-    return 0.65 - 0.4 * max(0.0, 2 * index / total - 1)
+    """The share of dense pages: 0.8 at first, less and less down to 0.25."""
+    return 0.8 - 0.55 * index / total
+
+
+def ease_at(index: int, total: int) -> float:
+    """How much easier the picture at `index` is: from 1 to 0 over the first third."""
+    return max(0.0, 1 - 3 * index / total)
 
 
 def kind_of(seed: int, index: int, total: int) -> Kind:
     """Which kind of picture stands at `index` of `total`."""
     page, pick = np.random.default_rng([seed, index, 1]).random(2)
     if page < page_share(index, total):
-        return "thing page" if pick < 0.35 else "character page"
+        return "thing page" if pick < 0.35 else "strewn page" if pick < 0.5 else "line page"
     if pick < 0.35:
         return "things"
     return "digits" if pick < 0.55 else "letters" if pick < 0.9 else "mixed"
@@ -55,7 +60,7 @@ def picture_seed(seed: int, index: int) -> int:
 def record(seed: int, index: int, total: int) -> bytes:
     """One picture with its grids as RECORD bytes."""
     number = picture_seed(seed, index)
-    layout = sample(number, kind_of(seed, index, total))
+    layout = sample(number, kind_of(seed, index, total), ease=ease_at(index, total))
     image = reduced(render(layout, "training", number))
     grids = (label_grid(layout.scene), neighbour_grid(layout.scene), cover_grid(layout))
     return b"".join(part.tobytes() for part in (image, *grids))
@@ -77,12 +82,14 @@ class Stream:
     def __init__(self, seed: int, first: int, total: int) -> None:
         arguments = [str(number) for number in (seed, first, total)]
         command = [sys.executable, "-m", "training.draw.stream", *arguments]
-        self._process = subprocess.Popen(command, stdout=subprocess.PIPE)
+        self._process = subprocess.Popen(  # noqa: S603 (our own module, numbers as arguments)
+            command, stdout=subprocess.PIPE
+        )
 
     def read(self, count: int) -> Pictures:
         """The next `count` pictures. Raises RuntimeError if the drawing process has ended."""
-        assert self._process.stdout is not None
-        data = self._process.stdout.read(count * RECORD)
+        output = self._process.stdout
+        data = output.read(count * RECORD) if output else b""
         if len(data) != count * RECORD:
             raise RuntimeError(f"the drawing process ended with status {self._process.poll()}")
         return unpack(data)
