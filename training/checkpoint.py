@@ -72,6 +72,7 @@ def write_model(folder: Path, weights: Mapping[str, torch.Tensor], seed: int = 0
     model.load_state_dict(dict(weights), strict=True)
     model.generation_config = generation_config()
     model.half().save_pretrained(folder)
+    (folder / "model.safetensors").chmod(0o644)
     config = json.loads((folder / "config.json").read_text())
     config["text_config"]["rope_theta"] = config["text_config"]["rope_parameters"]["rope_theta"]
     _write_json(folder / "config.json", config)

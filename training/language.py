@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 from transformers import Idefics2ForConditionalGeneration
 
+from training.matching import start_matching
 from training.model import build_model
 from training.oracle import oracle
 from training.prompts import PromptWriter
@@ -20,8 +21,9 @@ from training.tokenizer import facts, load_tokenizer
 from training.world import GRID
 
 SEED = 11
-ROWS = 16
-SCHEDULE = Schedule(steps=4600, rate=2e-3, decay=0.45)
+# Few rows a step: what is learned last, to bind words to latents, wants updates, not rows.
+ROWS = 6
+SCHEDULE = Schedule(steps=5400, rate=2e-3, decay=0.5)
 
 
 def text_parameters(model: Idefics2ForConditionalGeneration) -> dict[str, nn.Parameter]:
@@ -96,6 +98,7 @@ def train_language(tokenizer_folder: Path, folder: Path) -> Path:
     torch.set_num_threads(1)
     tokenizer = load_tokenizer(tokenizer_folder)
     model = build_model(SEED, facts(tokenizer)).train()
+    start_matching(model, SEED)
     run = Run("language", folder, text_parameters(model), SCHEDULE)
     writer = PromptWriter(tokenizer)
     for step in run.steps():

@@ -16,7 +16,7 @@ from training.world import Scene
 TURNS = 8
 PAIR_TURNS = 5
 TALK_TURNS = 4
-PAIR_SHARE, TALK_SHARE = 0.12, 0.13
+PAIR_SHARE, TALK_SHARE = 0.08, 0.09
 NO_PICTURE = "There is no picture."
 _SHAPE_KINDS = {
     "describe": 1.5, "colour": 1.0, "shape": 1.0, "count": 1.2, "size": 1.0, "where": 1.0,

@@ -25,11 +25,11 @@ from training.world import (
 
 
 def random_scene(rng: random.Random) -> Scene:
-    """A scene of shapes (four in five), of printed text, or rarely of nothing."""
+    """A scene of shapes (seven in ten), of printed text, or rarely of nothing."""
     form = rng.random()
     if form < 0.03:
         return Scene()
-    return text_scene(rng) if form < 0.22 else shape_scene(rng)
+    return text_scene(rng) if form < 0.3 else shape_scene(rng)
 
 
 def shape_scene(rng: random.Random, number: int = 0) -> Scene:
