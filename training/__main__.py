@@ -16,6 +16,7 @@ from training.example import write_example
 from training.joint import FROZEN, TOGETHER, train_joint
 from training.plot import plot
 from training.run import load_weights
+from training.tokenizer import load_tokenizer
 
 MODEL = Path("src/vlserve/models/embedded")
 DOCS = Path("docs")
@@ -31,7 +32,7 @@ def both_sides(run: Path, model: Path) -> None:
     vision = ["training.vision", "--run", str(run / "vision"), "--pictures", str(VISION_PICTURES)]
     language = ["training.language", "--tokenizer", str(model), "--run", str(run / "language")]
     jobs = [
-        subprocess.Popen([sys.executable, "-m", *command], env=environment)
+        subprocess.Popen([sys.executable, "-m", *command], env=environment)  # noqa: S603
         for command in (vision, language)
         if command is language or not (run / "vision" / "final.safetensors").exists()
     ]
@@ -48,8 +49,9 @@ def make(run: Path, model: Path, docs: Path) -> None:
     """Every stage; what is finished under `run` is not done again."""
     staged = run / "model"
     staged.mkdir(parents=True, exist_ok=True)
-    if not (staged / "tokenizer.json").exists():
-        write_processor(staged)
+    # Ids must not move under trained weights: a tokenizer that is there is kept.
+    frozen_one = next((f for f in (staged, model) if (f / "tokenizer.json").exists()), None)
+    write_processor(staged, load_tokenizer(frozen_one) if frozen_one else None)
     both_sides(run, staged)
     torch.set_num_threads(os.cpu_count() or 1)
     sides = [run / "vision" / "final.safetensors", run / "language" / "latest.safetensors"]

@@ -45,7 +45,8 @@ model = AutoModelForImageTextToText.from_pretrained(folder, dtype="float32")
 | Is there a red star? Is the circle red? Is there any text? | no, yes, no |
 | What is at the top left? | a large red circle |
 | What is written? What number is this? | 4821 |
-| Two pictures: Which picture has more shapes? Which has a star? | the first, the second, the same, both, neither |
+| Two pictures: Which picture has more shapes? | the first, the second, the same |
+| Two pictures: Which picture has a star? | the first, the second, both, neither |
 | Two pictures: How many shapes are there in both? What is in the second picture? | 5, ... |
 | about what is not there | There is no star. There is nothing at the top left. There is no text. |
 
@@ -65,7 +66,7 @@ with `make eval-model`.
   It answers all the same, and wrongly.
 - A question that fits two shapes ('what colour is the circle?' with two circles) gets either.
 - Questions that are not about the picture; sampling at a high temperature.
-- It reads the whole picture at 80 x 80 pixels: print lower than about a tenth of the picture is lost.
+- It sees the whole picture at 80 x 80 pixels: print lower than a tenth of the picture is lost.
 
 ## How it was made
 `make model`, on 2 CPU cores, without a GPU: see `training/` and the curves in

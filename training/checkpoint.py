@@ -18,8 +18,19 @@ from transformers import (
 
 from training.model import build_model
 from training.prompts import IMAGE_TOKENS
-from training.tokenizer import BOS, CHAT_TEMPLATE, END, EOS, FAKE, IMAGE, PAD, SPECIAL, facts
-from training.tokenizer import load_tokenizer, train_tokenizer
+from training.tokenizer import (
+    BOS,
+    CHAT_TEMPLATE,
+    END,
+    EOS,
+    FAKE,
+    IMAGE,
+    PAD,
+    SPECIAL,
+    facts,
+    load_tokenizer,
+    train_tokenizer,
+)
 from training.world import IMAGE_SIZE
 
 MAX_NEW_TOKENS = 200

@@ -242,7 +242,9 @@ def markdown(result: dict[str, Any]) -> str:
 
 def _commit() -> str:
     command = ["git", "rev-parse", "--short", "HEAD"]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    return subprocess.run(  # noqa: S603
+        command, capture_output=True, text=True, check=True
+    ).stdout.strip()
 
 
 def main() -> None:

@@ -74,7 +74,9 @@ def train_joint(
     if not phase.vision_share:
         for parameter in slow.values():
             parameter.requires_grad_(False)
-    run = Run(phase.name, folder, parameters, phase.schedule, slow, phase.vision_share)
+    run = Run(
+        phase.name, folder, parameters, phase.schedule, slow=slow, slow_share=phase.vision_share
+    )
     writer = PromptWriter(tokenizer)
     source: Iterator[tuple[torch.Tensor, list]] | None = None  # type: ignore[type-arg]
     for step in run.steps():

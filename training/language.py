@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import nn
+from torch.nn import functional
 from transformers import Idefics2ForConditionalGeneration
 
 from training.matching import start_matching
@@ -72,7 +72,7 @@ def answer_loss(
     counted = batch.weights > 0
     logits = model.lm_head(hidden[counted])
     targets, weights = batch.targets[counted], batch.weights[counted]
-    losses = F.cross_entropy(logits, targets, reduction="none")
+    losses = functional.cross_entropy(logits, targets, reduction="none")
     return (losses * weights).sum() / weights.sum(), logits.argmax(-1) == targets
 
 

@@ -1,4 +1,4 @@
-"""An initialisation of the text side that binds: a word looks at the latents that share its concept.
+"""A start for the text side that binds: a word looks at the latents that share its concept.
 
 In most heads of the first layer queries and keys start from one projection of the concept
 subspace, on the rotary dimensions that turn slowest. A direction that all text embeddings share,

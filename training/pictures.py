@@ -51,7 +51,7 @@ def shard(folder: Path, index: int) -> Shard:
         scenes = json.dumps([asdict(scene) for _, scene in drawn])
         temporary = path.with_suffix(f".{os.getpid()}")
         save_file({"pictures": pixels}, temporary, {"scenes": scenes})
-        os.replace(temporary, path)
+        temporary.replace(path)
     with safe_open(path, "pt") as file:
         scenes = [_scene(**entry) for entry in json.loads(file.metadata()["scenes"])]
         return Shard(file.get_tensor("pictures"), scenes)

@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 import time
 from collections.abc import Collection, Iterator
 from dataclasses import asdict, dataclass
@@ -10,7 +9,7 @@ from pathlib import Path
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 from tqdm import tqdm
 
@@ -46,6 +45,7 @@ class Run:
         folder: Path,
         parameters: dict[str, nn.Parameter],
         schedule: Schedule,
+        *,
         slow: Collection[str] = (),
         slow_share: float = 1.0,
     ) -> None:
@@ -118,7 +118,7 @@ class Run:
         metadata["schedule"] = json.dumps(asdict(self.schedule))
         temporary = self.weights_file.with_suffix(".partial")
         save_file({k: v.contiguous() for k, v in tensors.items()}, temporary, metadata)
-        os.replace(temporary, self.weights_file)
+        temporary.replace(self.weights_file)
 
     def _resume(self) -> int:
         if not self.weights_file.exists():
@@ -141,5 +141,4 @@ class Run:
 
 def load_weights(path: Path) -> dict[str, torch.Tensor]:
     """The weights of a file written by `Run.save`, without the moments."""
-    with safe_open(path, "pt") as file:
-        return {name: file.get_tensor(name) for name in file.keys() if ":" not in name}
+    return {name: tensor for name, tensor in load_file(path).items() if ":" not in name}

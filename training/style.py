@@ -16,8 +16,11 @@ _AFTER = (
 )  # fmt: skip
 # Words that a question can lose and still mean the same.
 _DROPPABLE = frozenset(
-    "is are the a an of there do you see does please this that me to what which it in".split()
-)
+    (
+        "is", "are", "the", "a", "an", "of", "there", "do", "you", "see", "does", "please", "this",
+        "that", "me", "to", "what", "which", "it", "in",
+    )
+)  # fmt: skip
 
 
 def plain(question: str, rng: random.Random) -> str:

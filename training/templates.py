@@ -1,8 +1,8 @@
 """How people ask: the phrasings the model is trained on and, apart from them, the held-out ones.
 
 A key is `kind.form`; the form says which blanks its patterns have. `{the}` and `{other}` are
-definite ('the red circle'), `{bare}` is `{the}` without its article, `{a}` is indefinite, `{plural}`
-is 'red circles', `{at}` is 'at the top left', `{value}` is a colour, size or shape.
+definite ('the red circle'), `{bare}` is `{the}` without its article, `{a}` is indefinite,
+`{plural}` is 'red circles', `{at}` is 'at the top left', `{value}` is a colour, size or shape.
 """
 
 TRAINED: dict[str, tuple[str, ...]] = {
@@ -103,7 +103,8 @@ TRAINED: dict[str, tuple[str, ...]] = {
         "[say|tell me|do you know] what shape {the} is",
         "[find|look at] {the}, what shape is it",
         "is {the} a circle, a square, a triangle, a star or a cross",
-        "is {the} [a circle or a square|a star or a cross|round or square] or [something else|what]",
+        "is {the} [a circle or a square|a star or a cross|round or square]"
+        " or [something else|what]",
         "[identify|determine|report] the shape of {the}",
         "what is {the}'s shape",
         "name {the} by [its shape|shape]",
@@ -206,7 +207,8 @@ TRAINED: dict[str, tuple[str, ...]] = {
         "there is {a}, where is it",
     ),
     "left_right.side": (
-        "is {the} [left or right|to the left or to the right|on the left or on the right] of {other}",
+        "is {the} [left or right|to the left or to the right|on the left or on the right]"
+        " of {other}",
         "is {the} [to the left or right|on the left or right|right or left] of {other} @in",
         "is {the} to the [right or left|left or the right] of {other}",
         "on [which|what] side of {other} is {the}",
@@ -362,7 +364,8 @@ TRAINED: dict[str, tuple[str, ...]] = {
     "two.more": (
         "which [@pic|of the two @pics|one] [has|shows|contains] {more} {plural}",
         "[in which @pic|where] are there {more} {plural}",
-        "are there {more} {plural} in the first or [in the second @pic|the second @pic|in the second]",
+        "are there {more} {plural} in the first or"
+        " [in the second @pic|the second @pic|in the second]",
         "does the first or the second @pic [have|show] {more} {plural}",
         "{more} {plural}: the first or the second @pic",
         "which @pic has the {more} {plural}",

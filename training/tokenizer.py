@@ -6,8 +6,8 @@ from pathlib import Path
 
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
-from training.oracle import CONCEPTS
 from training.model import TokenizerFacts
+from training.oracle import CONCEPTS
 from training.pairs import ask_pair
 from training.questions import KINDS, ask
 from training.scenes import random_scene
@@ -52,7 +52,7 @@ def corpus(lines: int = 60_000) -> Iterator[str]:
 
 def train_tokenizer() -> Tokenizer:
     """The tokenizer, the same on every run."""
-    tokenizer = Tokenizer(models.BPE(unk_token="<unk>"))
+    tokenizer = Tokenizer(models.BPE(unk_token=SPECIAL[UNK]))
     isolated = pre_tokenizers.Split(Regex("[A-Z0-9]"), behavior="isolated")
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [isolated, pre_tokenizers.ByteLevel(add_prefix_space=False)]
