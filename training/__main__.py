@@ -63,7 +63,7 @@ def make(run: Path, model: Path, docs: Path) -> None:
     docs.mkdir(exist_ok=True)
     shutil.copytree(staged, model, dirs_exist_ok=True)
     plot(run, docs / "embedded-model.svg")
-    result = evaluate(model, docs / "embedded-model", run / "mistakes.tsv")
+    result = evaluate(model, docs / "embedded-model")
     write_card(model, result)
 
 

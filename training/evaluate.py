@@ -1,155 +1,25 @@
 """Exact match of the saved model on unseen scenes, phrasings, fonts and a renderer."""
 
 import json
-import random
+import os
 import subprocess
+import sys
+import tempfile
 from argparse import ArgumentParser
-from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
 from tqdm import tqdm
 from transformers import Idefics2ForConditionalGeneration, Idefics2Processor
 
+from training.cases import CONDITIONS, MEASURES, SEED, Case, Condition, Measure, cases
 from training.checkpoint import load
-from training.draw import Renderer, picture
-from training.draw.fonts import Fonts
-from training.draw.layout import Kind
-from training.pairs import ask_pair
-from training.questions import Turn, ask
-from training.style import plain
-from training.world import Scene
 
-SEED = 2026
-# Seeds of drawn pictures start here: below 1 << 31, which no training stage goes.
-FIRST_SEED = 1 << 30
 SCENES = 400
 BATCH = 40
-Asker = Callable[[Sequence[Scene], random.Random, bool], Turn | None]
-
-
-@dataclass(frozen=True)
-class Condition:
-    """One column of the table."""
-
-    name: str
-    held_out: bool = False
-    fonts: Fonts = "training"
-    renderer: Renderer = "training"
-    longest: tuple[int, int] = (64, 800)
-
-
-CONDITIONS = (
-    Condition("seen phrasings"),
-    Condition("unseen phrasings", held_out=True),
-    Condition("unseen font", fonts="held-out"),
-    Condition("unseen renderer", renderer="resvg", longest=(200, 800)),
-)
-
-
-@dataclass(frozen=True)
-class Measure:
-    """One row of the table: what is drawn, how many pictures, and what is asked."""
-
-    name: str
-    pictures: Kind
-    ask: Asker
-    fits: Callable[[Scene], bool] = lambda scene: True
-    number: int = 1
-    talk: bool = False
-
-    @property
-    def is_printed(self) -> bool:
-        """Whether a font makes a difference."""
-        return self.pictures in ("digits", "letters", "mixed")
-
-
-def _single(kind: str) -> Asker:
-    return lambda scenes, rng, held_out: ask(scenes[0], kind, rng, held_out)
-
-
-def _pair(scenes: Sequence[Scene], rng: random.Random, held_out: bool) -> Turn | None:
-    return ask_pair((scenes[0], scenes[1]), rng, held_out)
-
-
-def _any(scenes: Sequence[Scene], rng: random.Random, held_out: bool) -> Turn | None:
-    kind = rng.choice(("describe", "colour", "shape", "count", "size", "where", "yes_no", "at"))
-    return ask(scenes[0], kind, rng, held_out)
-
-
-MEASURES = (
-    Measure("describe", "things", _single("describe")),
-    Measure("colour", "things", _single("colour")),
-    Measure("shape", "things", _single("shape")),
-    Measure("count", "things", _single("count")),
-    Measure("size", "things", _single("size")),
-    Measure("where", "things", _single("where")),
-    Measure("left_right", "things", _single("left_right")),
-    Measure("yes_no", "things", _single("yes_no")),
-    Measure("at", "things", _single("at")),
-    Measure("digits 1-4", "digits", _single("read"), lambda scene: len(scene.text) <= 4),
-    Measure("words 1-6", "letters", _single("read")),
-    Measure("describe text", "letters", _single("describe")),
-    Measure("no text", "things", _single("read")),
-    Measure("second question", "things", _any, talk=True),
-    Measure("two pictures", "things", _pair, number=2),
-)
-
-
-@dataclass
-class Case:
-    """One question to the model: its pictures, its earlier turns and the right answer."""
-
-    pictures: list[Image.Image]
-    scenes: list[Scene]
-    question: str
-    answer: str
-    form: str
-    earlier: list[tuple[str, str]]
-
-    def messages(self) -> list[dict[str, Any]]:
-        """The conversation as the chat template wants it."""
-        words = [*self.earlier, (self.question, "")]
-        messages: list[dict[str, Any]] = []
-        for number, (question, answer) in enumerate(words):
-            images = [] if number else [{"type": "image"}] * len(self.pictures)
-            said = [*images, {"type": "text", "text": question}]
-            messages.append({"role": "user", "content": said})
-            if answer:
-                content = [{"type": "text", "text": answer}]
-                messages.append({"role": "assistant", "content": content})
-        return messages
-
-
-def cases(measure: Measure, condition: Condition, number: int) -> Iterator[Case]:
-    """`number` cases, the same on every run."""
-    rng = random.Random(f"{SEED} {measure.name} {condition.name}")
-    seed = FIRST_SEED + rng.randrange(1 << 30)
-    made = 0
-    while made < number:
-        drawn = []
-        while len(drawn) < measure.number:
-            seed += 1
-            image, scene = picture(
-                seed, measure.pictures, condition.renderer, condition.fonts, condition.longest
-            )
-            if measure.fits(scene):
-                drawn.append((image, scene))
-        scenes = [scene for _, scene in drawn]
-        turn = measure.ask(scenes, rng, condition.held_out)
-        earlier = measure.ask(scenes, rng, condition.held_out) if measure.talk else None
-        if turn is None or (measure.talk and earlier is None):
-            continue
-        made += 1
-        before = [] if earlier is None else [(plain(earlier.question, rng), "")]
-        images = [image for image, _ in drawn]
-        question = plain(turn.question, rng)
-        yield Case(images, scenes, question, turn.answer, turn.form, before)
 
 
 @torch.inference_mode()
@@ -178,47 +48,85 @@ def _converse(
     return answers(model, processor, batch)
 
 
-def evaluate(
-    folder: Path, out: Path, wrong: Path | None = None, number: int = SCENES
-) -> dict[str, Any]:
-    """Measure the model in `folder`; writes `out`.json and `out`.md and returns the figures."""
+def cells() -> list[tuple[Measure, Condition]]:
+    """Every cell of the table; a font makes no difference where nothing is printed."""
+    return [(m, c) for m in MEASURES for c in CONDITIONS if m.is_printed or c.fonts == "training"]
+
+
+def measure(folder: Path, part: int, parts: int, number: int) -> list[dict[str, str]]:
+    """One entry a case, for every `parts`-th cell from cell `part` on."""
     torch.set_num_threads(1)
     model, processor = load(folder)
-    table: dict[str, dict[str, float]] = defaultdict(dict)
-    detail: dict[str, list[int]] = defaultdict(lambda: [0, 0])
-    mistakes: list[str] = []
-    todo = [(m, c) for m in MEASURES for c in CONDITIONS if m.is_printed or c.fonts == "training"]
-    for measure, condition in tqdm(todo, desc="evaluate", mininterval=5):
-        asked = list(cases(measure, condition, number))
-        right = 0
+    entries: list[dict[str, str]] = []
+    for row, column in tqdm(cells()[part::parts], desc="evaluate", mininterval=5, disable=part > 0):
+        asked = list(cases(row, column, number))
         for first in range(0, number, BATCH):
             batch = asked[first : first + BATCH]
             for case, said in zip(batch, _converse(model, processor, batch), strict=True):
-                good = said == case.answer
-                right += good
-                part = case.form
-                if measure.is_printed and case.form.startswith("read"):
-                    part = f"{measure.name}, length {len(case.answer)}"
-                entry = detail[f"{condition.name}: {part}"]
-                entry[0], entry[1] = entry[0] + good, entry[1] + 1
-                if not good:
-                    mistakes.append(
-                        f"{measure.name}\t{condition.name}\t{case.question}\t{case.answer}\t{said}"
-                    )
-        table[measure.name][condition.name] = round(100 * right / number, 2)
-    result = {
+                entries.append(
+                    {
+                        "row": row.name,
+                        "column": column.name,
+                        "form": case.form,
+                        "question": case.question,
+                        "answer": case.answer,
+                        "said": said,
+                    }
+                )
+    return entries
+
+
+def evaluate(folder: Path, out: Path, number: int = SCENES) -> dict[str, Any]:
+    """Measure the model in `folder` with one process a core.
+
+    Writes `out`.json, `out`.md and every wrong answer to `out`-mistakes.json; returns the figures.
+    """
+    parts = os.cpu_count() or 1
+    with tempfile.TemporaryDirectory() as temporary:
+        files = [Path(temporary) / f"{part}.json" for part in range(parts)]
+        command = [sys.executable, "-m", "training.evaluate", "--model", str(folder)]
+        command += ["--scenes", str(number), "--parts", str(parts)]
+        jobs = [
+            subprocess.Popen(  # noqa: S603
+                [*command, "--part", str(part), "--out", str(file)]
+            )
+            for part, file in enumerate(files)
+        ]
+        for job in jobs:
+            if job.wait():
+                raise subprocess.CalledProcessError(job.returncode, job.args)
+        entries = [entry for file in files for entry in json.loads(file.read_text())]
+    result = summary(entries, number)
+    out.with_suffix(".json").write_text(json.dumps(result, indent=1) + "\n")
+    out.with_suffix(".md").write_text(markdown(result))
+    wrong = [entry for entry in entries if entry["said"] != entry["answer"]]
+    out.with_name(f"{out.name}-mistakes.json").write_text(json.dumps(wrong, indent=0) + "\n")
+    return result
+
+
+def summary(entries: Sequence[dict[str, str]], number: int) -> dict[str, Any]:
+    """The figures: exact match by row and column, and by form and length."""
+    exact: dict[str, dict[str, float]] = {}
+    detail: dict[str, dict[str, int]] = {}
+    for row, column in cells():
+        mine = [e for e in entries if (e["row"], e["column"]) == (row.name, column.name)]
+        right = sum(e["said"] == e["answer"] for e in mine)
+        exact.setdefault(row.name, {})[column.name] = round(100 * right / len(mine), 2)
+        for entry in mine:
+            part = f"{row.name}, {entry['form']}"
+            if row.name in ("digits 1-4", "words 1-6"):
+                part = f"{row.name}, length {len(entry['answer'])}"
+            figures = detail.setdefault(f"{column.name}: {part}", {"right": 0, "of": 0})
+            figures["right"] += entry["said"] == entry["answer"]
+            figures["of"] += 1
+    return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "seed": SEED,
         "commit": _commit(),
         "scenes": number,
-        "exact": dict(table),
-        "detail": {k: {"right": r, "of": n} for k, (r, n) in sorted(detail.items())},
+        "exact": exact,
+        "detail": dict(sorted(detail.items())),
     }
-    out.with_suffix(".json").write_text(json.dumps(result, indent=1) + "\n")
-    out.with_suffix(".md").write_text(markdown(result))
-    if wrong is not None:
-        wrong.write_text("\n".join(mistakes) + "\n")
-    return result
 
 
 def markdown(result: dict[str, Any]) -> str:
@@ -253,10 +161,14 @@ def main() -> None:
     parser.add_argument("--model", type=Path, default=Path("src/vlserve/models/embedded"))
     parser.add_argument("--out", type=Path, default=Path("docs/embedded-model"))
     parser.add_argument("--scenes", type=int, default=SCENES, help="scenes a cell")
-    parser.add_argument("--mistakes", type=Path, help="write every wrong answer to this file")
+    parser.add_argument("--part", type=int, help="only some of the cells, case by case, to --out")
+    parser.add_argument("--parts", type=int, default=1)
     options = parser.parse_args()
-    result = evaluate(options.model, options.out, options.mistakes, options.scenes)
-    print(markdown(result))
+    if options.part is None:
+        print(markdown(evaluate(options.model, options.out, options.scenes)))
+    else:
+        entries = measure(options.model, options.part, options.parts, options.scenes)
+        options.out.write_text(json.dumps(entries))
 
 
 if __name__ == "__main__":

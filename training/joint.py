@@ -20,6 +20,7 @@ from training.prompts import PromptWriter
 from training.rows import collate, random_row
 from training.run import Run, Schedule, load_weights
 from training.tokenizer import facts, load_tokenizer
+from training.world import Scene
 
 SEED = 23
 ROWS = 16
@@ -51,7 +52,7 @@ def latents(model: Idefics2ForConditionalGeneration, pixels: torch.Tensor) -> to
     return torch.stack(model.model.get_image_features(pixels[:, None], mask).pooler_output)
 
 
-def _batches(folder: Path, phase: Phase, step: int) -> Iterator[tuple[torch.Tensor, list]]:  # type: ignore[type-arg]
+def _batches(folder: Path, phase: Phase, step: int) -> Iterator[tuple[torch.Tensor, list[Scene]]]:
     per_shard = SHARD // ROWS
     while True:
         index, at = divmod(step, per_shard)
@@ -78,7 +79,7 @@ def train_joint(
         phase.name, folder, parameters, phase.schedule, slow=slow, slow_share=phase.vision_share
     )
     writer = PromptWriter(tokenizer)
-    source: Iterator[tuple[torch.Tensor, list]] | None = None  # type: ignore[type-arg]
+    source: Iterator[tuple[torch.Tensor, list[Scene]]] | None = None
     for step in run.steps():
         source = source or _batches(shards, phase, step)
         pictures, scenes = next(source)

@@ -6,8 +6,9 @@ from PIL import Image
 from transformers import Idefics2ForConditionalGeneration, Idefics2Processor
 
 import vlserve
+from training.cases import CONDITIONS, MEASURES, cases
 from training.checkpoint import load
-from training.evaluate import CONDITIONS, MEASURES, answers, cases
+from training.evaluate import answers
 from training.example import SCENE
 from training.questions import description
 
