@@ -137,9 +137,9 @@ def _cosine_basis() -> torch.Tensor:
     wave[0] *= 0.5**0.5
     mixes = np.array([[1, 1, 1], [1, 0, -1], [1, -2, 1]]) / np.sqrt([[3], [2], [6]])
     order = [(mix > 0, v + u, mix, v, u) for mix in range(3) for v in size for u in size]
-    # Slow patterns are far the strongest in pictures, a plain ground most of all: level them.
+    # Slow patterns are far the strongest in pictures, plain brightness most of all: level them.
     patterns = [
-        (0.45 * (1 + v + u) ** 0.9 if v + u else 0.1)
+        (0.45 * (1 + v + u) ** 0.9 if v + u else 0.6 if mix else 0.1)
         * np.einsum("c,y,x->cyx", mixes[mix], wave[v], wave[u])
         for _, _, mix, v, u in sorted(order)[:OWN]
     ]

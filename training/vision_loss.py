@@ -8,10 +8,19 @@ from .draw.grid import STEPS
 from .oracle import TEXT_WIDTH, oracle
 from .world import CHARACTER, CHARACTERS, COLOUR, COLOURS, GRID, SHAPE, SHAPES, SIZE, SIZES
 
-# A latent with nothing there counts this much against one with something.
+# In the oracle's part a latent with nothing counts this much against one with something; in the
+# others all with nothing together count as much as all with something.
 NOTHING_WEIGHT = 0.15
-ORACLE_WEIGHT = 2.0
-COVER_WEIGHT = 0.5
+# Colours and sizes come from few latents with steep gradients: at full weight they drown the
+# characters, whose learning then never starts.
+WEIGHTS = {
+    "shape": 1.0,
+    "colour": 0.2,
+    "size": 0.2,
+    "character": 1.5,
+    "oracle": 3.0,
+    "cover": 0.5,
+}
 
 
 class Heads(nn.Module):
@@ -49,28 +58,32 @@ def losses(
     weight = torch.where(target.sum(-1) > 0, 1.0, NOTHING_WEIGHT)
     error = (latents - oracle(target.unflatten(1, (GRID, GRID)))).square().mean(-1)
     cover = covers.flatten(1, 2)
-    return {
+    parts = {
         "shape": _cross_entropy(heads.shape(latents), grid[..., SHAPE]),
         "colour": _where(heads.colour(latents), grid[..., COLOUR], thing),
         "size": _where(heads.size(latents), grid[..., SIZE], thing),
         "character": character,
-        "oracle": ORACLE_WEIGHT * (weight * error).sum() / weight.sum(),
-        "cover": COVER_WEIGHT
-        * (
-            _cross_entropy(heads.cover(patches), cover[..., 0])
-            + _cross_entropy(heads.cover_colour(patches), cover[..., 1])
-        ),
+        "oracle": (weight * error).sum() / weight.sum(),
+        "cover": _cross_entropy(heads.cover(patches), cover[..., 0])
+        + 0.2 * _cross_entropy(heads.cover_colour(patches), cover[..., 1]),
     }
+    return {name: WEIGHTS[name] * part for name, part in parts.items()}
 
 
 def _cross_entropy(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     each = functional.cross_entropy(logits.flatten(0, 1), target.flatten(), reduction="none")
-    weight = torch.where(target.flatten() > 0, 1.0, NOTHING_WEIGHT)
-    return (weight * each).sum() / weight.sum()
+    return _balanced(each, target.flatten() > 0)
+
+
+def _balanced(each: torch.Tensor, something: torch.Tensor) -> torch.Tensor:
+    """Mean over those with something plus mean over those with nothing."""
+    count = something.sum()
+    with_something = (each * something).sum() / (count + 4)
+    return with_something + (each * ~something).sum() / (each.numel() - count)
 
 
 def _where(logits: torch.Tensor, target: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    return functional.cross_entropy(logits[mask], target[mask], reduction="sum") / (mask.sum() + 1)
+    return functional.cross_entropy(logits[mask], target[mask], reduction="sum") / (mask.sum() + 8)
 
 
 def _character_loss(
@@ -93,8 +106,9 @@ def _character_loss(
     single[row, a] = False
     single[row, b] = False
     each = -log_p.gather(-1, target[..., None])[..., 0]
-    weight = torch.where(target > 0, 1.0, NOTHING_WEIGHT) * single
-    loss = ((weight * each).sum() + pair.sum()) / (weight.sum() + len(pair))
+    something, nothing = single & (target > 0), single & (target == 0)
+    found = ((each * something).sum() + pair.sum()) / (something.sum() + len(pair) + 4)
+    loss = found + (each * nothing).sum() / nothing.sum()
 
     settled = target.clone()
     moves = there > here

@@ -97,6 +97,8 @@ class Stream:
     def close(self) -> None:
         """Ends the drawing process."""
         self._process.terminate()
+        if self._process.stdout:
+            self._process.stdout.close()
         self._process.wait()
 
 
