@@ -30,7 +30,7 @@ def both_sides(run: Path, model: Path) -> None:
     """
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}  # noqa: TID251
     vision = ["training.vision", "--run", str(run / "vision"), "--pictures", str(VISION_PICTURES)]
-    language = ["training.language", "--tokenizer", str(model), "--run", str(run / "language")]
+    language = ["training.language", "--tokenizer", str(model), "--run", str(run)]
     jobs = [
         subprocess.Popen([sys.executable, "-m", *command], env=environment)  # noqa: S603
         for command in (vision, language)
@@ -54,7 +54,7 @@ def make(run: Path, model: Path, docs: Path) -> None:
     write_processor(staged, load_tokenizer(frozen_one) if frozen_one else None)
     both_sides(run, staged)
     torch.set_num_threads(os.cpu_count() or 1)
-    sides = [run / "vision" / "final.safetensors", run / "language" / "latest.safetensors"]
+    sides = [run / "vision" / "final.safetensors", run / "refined" / "latest.safetensors"]
     shards = run / "pictures"
     frozen = train_joint(FROZEN, staged, sides, run / "frozen", shards)
     weights = train_joint(TOGETHER, staged, [frozen], run / "together", shards)

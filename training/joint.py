@@ -24,6 +24,8 @@ from training.world import Scene
 
 SEED = 23
 ROWS = 16
+# Of pairs of pictures, and of conversations.
+SHARE = 0.12
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,7 @@ def train_joint(
         source = source or _batches(shards, phase, step)
         pictures, scenes = next(source)
         rng = random.Random(f"{phase.name} {SEED} {step}")
-        batch = collate([random_row(writer, scenes, index, rng) for index in range(ROWS)])
+        batch = collate([random_row(writer, scenes, index, rng, SHARE) for index in range(ROWS)])
         with torch.set_grad_enabled(bool(phase.vision_share)):
             seen = latents(model, pixel_values(pictures))
         loss, token_right = answer_loss(model, batch, seen[batch.pictures])

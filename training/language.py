@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from tokenizers import Tokenizer
 from torch import nn
 from torch.nn import functional
 from transformers import Idefics2ForConditionalGeneration
@@ -15,7 +16,7 @@ from training.model import build_model
 from training.oracle import oracle
 from training.prompts import PromptWriter
 from training.rows import Batch, collate, image_positions, random_row
-from training.run import Run, Schedule
+from training.run import Run, Schedule, load_weights
 from training.scenes import labels, random_scene
 from training.tokenizer import facts, load_tokenizer
 from training.world import GRID
@@ -24,6 +25,11 @@ SEED = 11
 # Few rows a step: what is learned last, to bind words to latents, wants updates, not rows.
 ROWS = 6
 SCHEDULE = Schedule(steps=5400, rate=2e-3, decay=0.5)
+PAIRS_AND_TALKS = 0.085
+# The second round: more rows a step, a lower rate, more pairs of pictures and conversations.
+REFINE_ROWS = 12
+REFINE_SCHEDULE = Schedule(steps=1300, rate=1.2e-3, warmup=50, decay=0.8)
+REFINE_PAIRS_AND_TALKS = 0.12
 
 
 def text_parameters(model: Idefics2ForConditionalGeneration) -> dict[str, nn.Parameter]:
@@ -93,20 +99,20 @@ def answers_right(batch: Batch, token_right: torch.Tensor) -> float:
     return 1 - wrong / ends
 
 
-def train_language(tokenizer_folder: Path, folder: Path) -> Path:
-    """Train the text side and return the file of its weights; goes on where it stopped."""
-    torch.set_num_threads(1)
-    tokenizer = load_tokenizer(tokenizer_folder)
-    model = build_model(SEED, facts(tokenizer)).train()
-    start_matching(model, SEED)
-    run = Run("language", folder, text_parameters(model), SCHEDULE)
+def _train(
+    run: Run,
+    model: Idefics2ForConditionalGeneration,
+    tokenizer: Tokenizer,
+    number: int,
+    share: float,
+) -> Path:
+    """Train on `number` rows a step, each `share` of them pairs and conversations."""
     writer = PromptWriter(tokenizer)
     for step in run.steps():
-        rng = random.Random(f"language {SEED} {step}")
+        rng = random.Random(f"{run.name} {SEED} {step}")
         generator = torch.Generator().manual_seed(SEED * 1_000_000 + step)
-        scenes = [random_scene(rng) for _ in range(ROWS)]
-        rows = [random_row(writer, scenes, index, rng) for index in range(ROWS)]
-        batch = collate(rows)
+        scenes = [random_scene(rng) for _ in range(number)]
+        batch = collate([random_row(writer, scenes, at, rng, share) for at in range(number)])
         latents = imperfect(oracle(np.stack([labels(scene) for scene in scenes])), generator)
         loss, token_right = answer_loss(model, batch, latents[batch.pictures])
         run.update(step, loss)
@@ -115,13 +121,34 @@ def train_language(tokenizer_folder: Path, folder: Path) -> Path:
     return run.weights_file
 
 
+def train_language(tokenizer_folder: Path, folder: Path) -> Path:
+    """Train the text side and return the file of its weights; goes on where it stopped."""
+    torch.set_num_threads(1)
+    tokenizer = load_tokenizer(tokenizer_folder)
+    model = build_model(SEED, facts(tokenizer)).train()
+    start_matching(model, SEED)
+    run = Run("language", folder, text_parameters(model), SCHEDULE)
+    return _train(run, model, tokenizer, ROWS, PAIRS_AND_TALKS)
+
+
+def refine_language(tokenizer_folder: Path, start: Path, folder: Path) -> Path:
+    """The second round, from the weights in the file `start`."""
+    torch.set_num_threads(1)
+    tokenizer = load_tokenizer(tokenizer_folder)
+    model = build_model(SEED, facts(tokenizer)).train()
+    model.load_state_dict(load_weights(start), strict=False)
+    run = Run("refined", folder, text_parameters(model), REFINE_SCHEDULE)
+    return _train(run, model, tokenizer, REFINE_ROWS, REFINE_PAIRS_AND_TALKS)
+
+
 def main() -> None:
     """The command line."""
     parser = ArgumentParser(description="Train the text side of the embedded model.")
     parser.add_argument("--tokenizer", type=Path, required=True, help="folder of tokenizer.json")
     parser.add_argument("--run", type=Path, required=True, help="folder of the run")
     options = parser.parse_args()
-    train_language(options.tokenizer, options.run)
+    first = train_language(options.tokenizer, options.run / "language")
+    refine_language(options.tokenizer, first, options.run / "refined")
 
 
 if __name__ == "__main__":

@@ -16,7 +16,6 @@ from training.world import Scene
 TURNS = 8
 PAIR_TURNS = 5
 TALK_TURNS = 4
-PAIR_SHARE, TALK_SHARE = 0.08, 0.09
 NO_PICTURE = "There is no picture."
 _SHAPE_KINDS = {
     "describe": 1.5, "colour": 1.0, "shape": 1.0, "count": 1.2, "size": 1.0, "where": 1.0,
@@ -60,16 +59,16 @@ def question(scene: Scene, rng: random.Random) -> Turn:
 
 
 def random_row(
-    writer: PromptWriter, scenes: Sequence[Scene], first: int, rng: random.Random
+    writer: PromptWriter, scenes: Sequence[Scene], first: int, rng: random.Random, share: float
 ) -> Row:
-    """A row about scene `first`: packed turns, or two pictures, or a conversation."""
+    """A row about scene `first`: packed turns, or (each a `share`) two pictures or a conversation."""
     form = rng.random()
     other = rng.randrange(len(scenes))
-    if form < PAIR_SHARE:
+    if form < share:
         asked = [ask_pair((scenes[first], scenes[other]), rng) for _ in range(PAIR_TURNS)]
         turns = [(varied(turn.question, rng), turn.answer) for turn in asked]
         return writer.packed((first, other), turns)
-    if form < PAIR_SHARE + TALK_SHARE:
+    if form < 2 * share:
         return _talk(writer, scenes, (first, other), rng)
     made = [question(scenes[first], rng) for _ in range(TURNS)]
     return writer.packed((first,), [(turn.question, turn.answer) for turn in made])

@@ -91,7 +91,7 @@ def test_padding_changes_nothing(tokenizer: Tokenizer) -> None:
     writer = PromptWriter(tokenizer)
     scenes = [random_scene(random.Random(seed)) for seed in range(4)]
     latents = oracle(np.stack([labels(scene) for scene in scenes]))
-    rows = [random_row(writer, scenes, index, random.Random(index)) for index in range(4)]
+    rows = [random_row(writer, scenes, index, random.Random(index), 0.5) for index in range(4)]
     total = torch.zeros(())
     with torch.no_grad():
         for row in rows:
