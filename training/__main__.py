@@ -62,8 +62,8 @@ def make(run: Path, model: Path, docs: Path) -> None:
     write_example(staged)
     docs.mkdir(exist_ok=True)
     shutil.copytree(staged, model, dirs_exist_ok=True)
-    plot(run, docs / "embedded-model.svg")
     result = evaluate(model, docs / "embedded-model")
+    plot(run, result, docs / "embedded-model.svg")
     write_card(model, result)
 
 

@@ -3,11 +3,21 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+
+from training.cases import CONDITIONS
+
+_STAGES = (
+    ("language", "language, on oracle vectors"),
+    ("refined", "language, second round"),
+    ("frozen", "joint, vision frozen"),
+    ("together", "joint, all learning"),
+)
 
 
 def _smooth(values: Sequence[float], window: int) -> np.ndarray:
@@ -44,13 +54,26 @@ def _vision_side(axes: Axes, log: Path) -> None:
     axes.legend(fontsize=7)
 
 
-def plot(run: Path, out: Path) -> None:
-    """Draw the logs under `run` into the SVG file `out`."""
+def _table(axes: Axes, result: dict[str, Any]) -> None:
+    rows = list(result["exact"])
+    for index, condition in enumerate(CONDITIONS):
+        values = [result["exact"][row].get(condition.name, np.nan) for row in rows]
+        heights = np.arange(len(rows)) + 0.2 * index
+        axes.barh(heights, values, 0.18, label=condition.name)
+    axes.set_yticks(np.arange(len(rows)) + 0.3, rows, fontsize=7)
+    axes.invert_yaxis()
+    axes.set_xlim(0, 100)
+    axes.set_title("exact match of the saved model, %")
+    axes.legend(fontsize=7, loc="lower left")
+
+
+def plot(run: Path, result: dict[str, Any], out: Path) -> None:
+    """Draw the logs under `run` and the figures of `evaluate` into the SVG file `out`."""
     mpl.rcParams["svg.hashsalt"] = "vlserve"
-    figure = Figure(figsize=(11, 7), layout="constrained")
-    (vision, language), (frozen, together) = figure.subplots(2, 2)
-    _vision_side(vision, run / "vision" / "log.jsonl")
-    _text_side(language, run / "language" / "log.jsonl", "language, on oracle vectors")
-    _text_side(frozen, run / "frozen" / "log.jsonl", "joint, vision frozen")
-    _text_side(together, run / "together" / "log.jsonl", "joint, all learning")
+    figure = Figure(figsize=(15, 8), layout="constrained")
+    panels = figure.subplots(2, 3).ravel()
+    _vision_side(panels[0], run / "vision" / "log.jsonl")
+    for axes, (stage, title) in zip(panels[1:], _STAGES, strict=False):
+        _text_side(axes, run / stage / "log.jsonl", title)
+    _table(panels[5], result)
     figure.savefig(out, metadata={"Date": None})
