@@ -61,7 +61,7 @@ def question(scene: Scene, rng: random.Random) -> Turn:
 def random_row(
     writer: PromptWriter, scenes: Sequence[Scene], first: int, rng: random.Random, share: float
 ) -> Row:
-    """A row about scene `first`: packed turns, or (each a `share`) two pictures or a conversation."""
+    """A row about scene `first`: packed turns, or (a `share` each) two pictures or a talk."""
     form = rng.random()
     other = rng.randrange(len(scenes))
     if form < share:
