@@ -28,7 +28,7 @@ SCHEDULE = Schedule(steps=5400, rate=2e-3, decay=0.5)
 PAIRS_AND_TALKS = 0.085
 # The second round: more rows a step, a lower rate, more pairs of pictures and conversations.
 REFINE_ROWS = 12
-REFINE_SCHEDULE = Schedule(steps=1300, rate=1.2e-3, warmup=50, decay=0.8)
+REFINE_SCHEDULE = Schedule(steps=2600, rate=1.2e-3, warmup=50, decay=0.8)
 REFINE_PAIRS_AND_TALKS = 0.12
 
 
