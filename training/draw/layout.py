@@ -6,6 +6,7 @@ from typing import Literal
 import numpy as np
 
 from training.world import PLACES, Scene
+
 from .colours import ground_colour, lightness_gap
 from .figures import sample_things
 from .fonts import Fonts
@@ -61,9 +62,7 @@ def _attempt(
         if kind == "things" and len(figures) < count:
             return None
     elif kind == "strewn page":
-        glyphs, scene = sample_page(
-            rng, width, height, ground, fonts=fonts, smallness=2 + 4 * ease
-        )
+        glyphs, scene = sample_page(rng, width, height, ground, fonts=fonts, smallness=2 + 4 * ease)
     elif kind == "line page":
         glyphs, scene = sample_block(
             rng, width, height, ground, fonts=fonts, largest=4 - 2.7 * ease

@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from training.world import Scene
+
 from .colours import RGB
 from .fonts import Face
 

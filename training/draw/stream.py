@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from training.world import GRID, IMAGE_SIZE
+
 from . import reduced, render
 from .grid import cover_grid, label_grid, neighbour_grid
 from .layout import Kind, sample
