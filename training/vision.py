@@ -10,6 +10,7 @@ import math
 import time
 from argparse import ArgumentParser
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -84,14 +85,22 @@ def learning_rate(step: int, steps: int) -> float:
 def batches(seed: int, pictures: int, first_step: int) -> Iterator[Pictures]:
     """All batches from `first_step` on: the same for the same seed, wherever it starts."""
     first_chunk = first_step // STEPS_A_CHUNK
+    chunks = pictures // CHUNK
     stream = Stream(seed, first_chunk * CHUNK, pictures)
+    reader = ThreadPoolExecutor(1)
     try:
-        for chunk in range(first_chunk, pictures // CHUNK):
-            drawn = stream.read(CHUNK)
+        # The next chunk is read, and so drawn, while this one is trained on.
+        ahead = reader.submit(stream.read, CHUNK)
+        for chunk in range(first_chunk, chunks):
+            drawn = ahead.result()
+            if chunk + 1 < chunks:
+                ahead = reader.submit(stream.read, CHUNK)
             skip = first_step - chunk * STEPS_A_CHUNK if chunk == first_chunk else 0
             for at in range(skip * BATCH, CHUNK, BATCH):
                 yield Pictures(*(part[at : at + BATCH] for part in drawn))
     finally:
+        stream.end()
+        reader.shutdown()
         stream.close()
 
 

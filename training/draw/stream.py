@@ -95,9 +95,13 @@ class Stream:
             raise RuntimeError(f"the drawing process ended with status {self._process.poll()}")
         return unpack(data)
 
-    def close(self) -> None:
-        """Ends the drawing process."""
+    def end(self) -> None:
+        """Ends the drawing process; a read that waits for it raises."""
         self._process.terminate()
+
+    def close(self) -> None:
+        """Ends the drawing process and closes the pipe from it."""
+        self.end()
         if self._process.stdout:
             self._process.stdout.close()
         self._process.wait()
