@@ -94,9 +94,9 @@ def build_config(facts: TokenizerFacts) -> Idefics2Config:
         vision_config=vision,
         perceiver_config=perceiver,
         image_token_id=facts.image_token_id,
-        pad_token_id=facts.pad_token_id,
-        bos_token_id=facts.bos_token_id,
-        eos_token_id=facts.eos_token_id,
+        pad_token_id=facts.pad_token_id,  # type: ignore[call-arg]  # kept by the base class
+        bos_token_id=facts.bos_token_id,  # type: ignore[call-arg]  # kept by the base class
+        eos_token_id=facts.eos_token_id,  # type: ignore[call-arg]  # kept by the base class
         tie_word_embeddings=False,
     )
 
@@ -112,7 +112,7 @@ def build_model(seed: int, facts: TokenizerFacts) -> Idefics2ForConditionalGener
         _start_vision(model.model.vision_model, generator)
         _start_connector(model.model.connector, generator)
         _start_text(model, facts, generator)
-    return model.float()
+    return model
 
 
 def _normal(parameter: torch.Tensor, std: float, generator: torch.Generator) -> None:

@@ -10,7 +10,7 @@ from training.world import PLACES, Scene
 from .colours import ground_colour, lightness_gap
 from .figures import sample_things
 from .fonts import Fonts
-from .marks import Ground, Layout
+from .marks import Figure, Glyph, Ground, Layout
 from .printing import sample_block, sample_page, sample_text
 from .words import digits, letters, mixed
 
@@ -54,7 +54,9 @@ def _attempt(
 ) -> Layout | None:
     width, height = _canvas(rng, kind, longest, ease)
     ground = _ground(rng)
-    figures, glyphs, scene = (), (), Scene()
+    figures: tuple[Figure, ...] = ()
+    glyphs: tuple[Glyph, ...] = ()
+    scene = Scene()
     if kind in ("things", "thing page"):
         count = int(rng.integers(1, 4)) if kind == "things" else int(rng.integers(5, 10))
         places = [int(p) for p in rng.choice(len(PLACES), count, replace=False)]

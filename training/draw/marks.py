@@ -39,7 +39,8 @@ class Ground:
         if self.grain:
             noise = np.random.default_rng(self.seed).normal(0, self.grain, tile.shape)
             tile = tile + noise
-        return tile.clip(0, 255).round().astype(np.uint8)
+        result: NDArray[np.uint8] = tile.clip(0, 255).round().astype(np.uint8)
+        return result
 
 
 @dataclass(frozen=True)
