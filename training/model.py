@@ -5,10 +5,10 @@ the defaults of the library (latents all ones, range 0.02) do not learn at this 
 """
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 from transformers import Idefics2Config, Idefics2ForConditionalGeneration, MistralConfig
 from transformers.models.idefics2.configuration_idefics2 import (
     Idefics2PerceiverConfig,
@@ -94,9 +94,9 @@ def build_config(facts: TokenizerFacts) -> Idefics2Config:
         vision_config=vision,
         perceiver_config=perceiver,
         image_token_id=facts.image_token_id,
-        pad_token_id=facts.pad_token_id,
-        bos_token_id=facts.bos_token_id,
-        eos_token_id=facts.eos_token_id,
+        pad_token_id=facts.pad_token_id,  # type: ignore[call-arg]  # kept by the base class
+        bos_token_id=facts.bos_token_id,  # type: ignore[call-arg]  # kept by the base class
+        eos_token_id=facts.eos_token_id,  # type: ignore[call-arg]  # kept by the base class
         tie_word_embeddings=False,
     )
 
@@ -112,7 +112,7 @@ def build_model(seed: int, facts: TokenizerFacts) -> Idefics2ForConditionalGener
         _start_vision(model.model.vision_model, generator)
         _start_connector(model.model.connector, generator)
         _start_text(model, facts, generator)
-    return model.float()
+    return model
 
 
 def _normal(parameter: torch.Tensor, std: float, generator: torch.Generator) -> None:
@@ -146,7 +146,7 @@ def _cosine_basis() -> torch.Tensor:
     return torch.from_numpy(np.stack(patterns).astype(np.float32))
 
 
-def _start_vision(vision: nn.Module, generator: torch.Generator) -> None:
+def _start_vision(vision: Any, generator: torch.Generator) -> None:
     code = position_code()
     vision.embeddings.position_embedding.weight.zero_()
     vision.embeddings.position_embedding.weight[:, :POSITION] = POSITION_SCALE * code
@@ -167,7 +167,7 @@ def _start_vision(vision: nn.Module, generator: torch.Generator) -> None:
     _copy_neighbours(vision.encoder.layers[0].self_attn)
 
 
-def _look_at_neighbours(attention: nn.Module, sharpness: float = 1.3, reach: float = 0.7) -> None:
+def _look_at_neighbours(attention: Any, sharpness: float = 1.3, reach: float = 0.7) -> None:
     """Let nine heads start by attending to one offset each of the 3 x 3 patches around.
 
     With features f such that f(i) . f(j) is nearly a narrow bump in i - j, a query of row r asks
@@ -191,7 +191,7 @@ def _look_at_neighbours(attention: nn.Module, sharpness: float = 1.3, reach: flo
             key[dims, ones] = sharpness * features[1 : 1 + GRID].T
 
 
-def _copy_neighbours(attention: nn.Module) -> None:
+def _copy_neighbours(attention: Any) -> None:
     """Let the eight heads that look at a neighbour copy its slow patterns to dimensions kept free.
 
     So the first MLP already sees a window of 3 x 3 patches.
@@ -206,15 +206,15 @@ def _copy_neighbours(attention: nn.Module) -> None:
         free += COPIED
 
 
-def _start_connector(connector: nn.Module, generator: torch.Generator) -> None:
-    projection = connector.modality_projection
-    projection.down_proj.weight[: FLAG + 1] = 0
-    for weight in (projection.gate_proj.weight, projection.up_proj.weight):
-        weight[:POSITION] = 0
-        weight[:POSITION, :POSITION] = torch.eye(POSITION)
+def _start_connector(connector: Any, generator: torch.Generator) -> None:
+    modality = connector.modality_projection
+    modality.down_proj.weight[: FLAG + 1] = 0
+    for entrance in (modality.gate_proj, modality.up_proj):
+        entrance.weight[:POSITION] = 0
+        entrance.weight[:POSITION, :POSITION] = torch.eye(POSITION)
     # silu(x) * x is about x squared for the marked dimension and about 0 for the others.
-    projection.down_proj.weight[:, :POSITION] = 0
-    projection.down_proj.weight[:POSITION, :POSITION] = 0.35 * torch.eye(POSITION)
+    modality.down_proj.weight[:, :POSITION] = 0
+    modality.down_proj.weight[:POSITION, :POSITION] = 0.35 * torch.eye(POSITION)
 
     perceiver = connector.perceiver_resampler
     perceiver.latents.zero_()
@@ -226,11 +226,11 @@ def _start_connector(connector: nn.Module, generator: torch.Generator) -> None:
     attention.q_proj.weight.mul_(0.1)
     attention.k_proj.weight.mul_(0.1)
     for at in range(0, attention.num_heads * head_dim, head_dim):
-        for weight, sign in ((attention.q_proj.weight, 1), (attention.k_proj.weight, -1)):
-            weight[at : at + POSITION] = 0
-            weight[at : at + POSITION, :POSITION] = torch.eye(POSITION)
-            weight[at + FLAG] = 0
-            weight[at + FLAG, FLAG] = 3.0 * sign
+        for projection, sign in ((attention.q_proj, 1), (attention.k_proj, -1)):
+            rows = projection.weight[at : at + FLAG + 1]
+            rows.zero_()
+            rows[:POSITION, :POSITION] = torch.eye(POSITION)
+            rows[FLAG, FLAG] = 3.0 * sign
     mixed = torch.randn(TEXT_WIDTH, TEXT_WIDTH, generator=generator)
     orthogonal = torch.linalg.qr(mixed).Q
     attention.v_proj.weight.copy_(orthogonal)

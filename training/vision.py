@@ -9,7 +9,8 @@ import json
 import math
 import time
 from argparse import ArgumentParser
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -20,15 +21,15 @@ from tqdm import tqdm
 
 from .draw.stream import Pictures, Stream
 from .model import LATENTS, TokenizerFacts, build_model
+from .muon import Muon
 from .vision_loss import Heads, losses
 from .vision_metrics import held_out, measure, pixels
 from .world import GRID
 
 BATCH = 16
-# Pictures are drawn in chunks; each chunk is gone through PASSES times in another order.
+# Pictures are drawn ahead in chunks; none is seen twice.
 CHUNK = 2048
-PASSES = 2
-STEPS_A_CHUNK = CHUNK * PASSES // BATCH
+STEPS_A_CHUNK = CHUNK // BATCH
 LEARNING_RATE = 1.2e-3
 WARM_UP = 100
 HOLD = 0.4
@@ -63,6 +64,16 @@ class VisionSide(nn.Module):
         partial.replace(path)
 
 
+def build_optimizers(side: nn.Module, heads: nn.Module) -> list[torch.optim.Optimizer]:
+    """Muon for the matrices of the layers and of the modality projection, AdamW for the rest."""
+    named = list(side.named_parameters())
+    hidden = [p for n, p in named if p.ndim == 2 and ("layers" in n or "modality" in n)]
+    chosen = {id(parameter) for parameter in hidden}
+    rest = [p for p in (*side.parameters(), *heads.parameters()) if id(p) not in chosen]
+    adamw = torch.optim.AdamW(rest, lr=LEARNING_RATE, betas=(0.9, 0.98), weight_decay=0.0)
+    return [Muon(hidden, LEARNING_RATE), adamw]
+
+
 def learning_rate(step: int, steps: int) -> float:
     """Warm-up, hold, then a cosine down to LAST_RATE of the rate."""
     if step < WARM_UP:
@@ -74,17 +85,22 @@ def learning_rate(step: int, steps: int) -> float:
 def batches(seed: int, pictures: int, first_step: int) -> Iterator[Pictures]:
     """All batches from `first_step` on: the same for the same seed, wherever it starts."""
     first_chunk = first_step // STEPS_A_CHUNK
+    chunks = pictures // CHUNK
     stream = Stream(seed, first_chunk * CHUNK, pictures)
+    reader = ThreadPoolExecutor(1)
     try:
-        for chunk in range(first_chunk, pictures // CHUNK):
-            drawn = stream.read(CHUNK)
-            rng = np.random.default_rng([seed, chunk, 2])
-            order = np.concatenate([rng.permutation(CHUNK) for _ in range(PASSES)])
+        # The next chunk is read, and so drawn, while this one is trained on.
+        ahead = reader.submit(stream.read, CHUNK)
+        for chunk in range(first_chunk, chunks):
+            drawn = ahead.result()
+            if chunk + 1 < chunks:
+                ahead = reader.submit(stream.read, CHUNK)
             skip = first_step - chunk * STEPS_A_CHUNK if chunk == first_chunk else 0
-            for at in range(skip * BATCH, len(order), BATCH):
-                chosen = order[at : at + BATCH]
-                yield Pictures(*(part[chosen] for part in drawn))
+            for at in range(skip * BATCH, CHUNK, BATCH):
+                yield Pictures(*(part[at : at + BATCH] for part in drawn))
     finally:
+        stream.end()
+        reader.shutdown()
         stream.close()
 
 
@@ -101,11 +117,7 @@ def train(run: Path, pictures: int, seed: int = 1, measured: int = 128) -> dict[
     side = VisionSide(seed)
     heads = Heads(side.vision_model.config.hidden_size)
     parameters = [*side.parameters(), *heads.parameters()]
-    groups = [
-        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": 0.01},
-        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
-    ]
-    optimizer = torch.optim.AdamW(groups, lr=LEARNING_RATE, betas=(0.9, 0.98))
+    optimizers = build_optimizers(side, heads)
     checkpoint = run / "checkpoint.pt"
     first = 0
     if checkpoint.exists():
@@ -114,7 +126,8 @@ def train(run: Path, pictures: int, seed: int = 1, measured: int = 128) -> dict[
             raise ValueError(f"{checkpoint} belongs to another seed or number of pictures")
         side.load_state_dict(state["side"])
         heads.load_state_dict(state["heads"])
-        optimizer.load_state_dict(state["optimizer"])
+        for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
         first = state["step"]
     sets = held_out(measured)
     log = Log(run / "log.jsonl")
@@ -122,8 +135,9 @@ def train(run: Path, pictures: int, seed: int = 1, measured: int = 128) -> dict[
     bar = tqdm(batches(seed, pictures, first), total=steps, initial=first, unit="step")
     for step, batch in enumerate(bar, first):
         rate = learning_rate(step, steps)
-        for group in optimizer.param_groups:
-            group["lr"] = rate
+        for optimizer in optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = rate
         patches, latents = side(pixels(batch.images))
         labels, neighbours, covers = (torch.from_numpy(grid).long() for grid in batch[1:])
         parts = losses(
@@ -137,10 +151,12 @@ def train(run: Path, pictures: int, seed: int = 1, measured: int = 128) -> dict[
         loss = torch.stack(list(parts.values())).sum()
         if not torch.isfinite(loss):
             raise FloatingPointError(f"the loss is {loss.item()} at step {step}")
-        optimizer.zero_grad()
-        loss.backward()
+        side.zero_grad()
+        heads.zero_grad()
+        torch.autograd.backward(loss)
         nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimizer.step()
+        for optimizer in optimizers:
+            optimizer.step()
         log.add({name: part.item() for name, part in parts.items()})
         done = step + 1
         if done % LOG_EVERY == 0:
@@ -151,7 +167,7 @@ def train(run: Path, pictures: int, seed: int = 1, measured: int = 128) -> dict[
                 checkpoint,
                 side=side,
                 heads=heads,
-                optimizer=optimizer,
+                optimizers=optimizers,
                 step=done,
                 seed=seed,
                 pictures=pictures,
@@ -170,7 +186,7 @@ def _save(
     *,
     side: nn.Module,
     heads: nn.Module,
-    optimizer: torch.optim.Optimizer,
+    optimizers: Sequence[torch.optim.Optimizer],
     step: int,
     seed: int,
     pictures: int,
@@ -178,7 +194,7 @@ def _save(
     state = {
         "side": side.state_dict(),
         "heads": heads.state_dict(),
-        "optimizer": optimizer.state_dict(),
+        "optimizers": [optimizer.state_dict() for optimizer in optimizers],
         "step": step,
         "seed": seed,
         "pictures": pictures,
@@ -218,7 +234,7 @@ def main() -> None:
     """The command line."""
     parser = ArgumentParser(description="Train the vision side of the embedded model.")
     parser.add_argument("--run", type=Path, required=True, help="folder of the run")
-    parser.add_argument("--pictures", type=int, default=18 * CHUNK, help=f"multiple of {CHUNK}")
+    parser.add_argument("--pictures", type=int, default=48 * CHUNK, help=f"multiple of {CHUNK}")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()

@@ -56,7 +56,7 @@ def losses(
     target = grid.clone()
     target[..., CHARACTER] = settled
     weight = torch.where(target.sum(-1) > 0, 1.0, NOTHING_WEIGHT)
-    error = (latents - oracle(target.unflatten(1, (GRID, GRID)))).square().mean(-1)
+    error = (latents - oracle(target.view(-1, GRID, GRID, 4))).square().mean(-1)
     cover = covers.flatten(1, 2)
     parts = {
         "shape": _cross_entropy(heads.shape(latents), grid[..., SHAPE]),

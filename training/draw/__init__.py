@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
 from training.world import IMAGE_SIZE, Scene
+
 from . import pil, resvg, skia
 from .fonts import Fonts
 from .layout import LONGEST_SIDE, Kind, sample

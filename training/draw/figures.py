@@ -5,6 +5,7 @@ import math
 import numpy as np
 
 from training.world import COLOURS, SHAPES, Scene, Thing
+
 from .colours import RGB, THING_CONTRAST, distance, from_hsv, shade
 from .marks import Figure, Ground, Point
 

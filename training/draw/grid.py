@@ -14,6 +14,7 @@ from training.world import (
     Scene,
     canonical_patch,
 )
+
 from .marks import Layout
 
 # A character whose centre lies this near to the border of its patch (in patches) may as well be

@@ -6,10 +6,11 @@ from typing import Literal
 import numpy as np
 
 from training.world import PLACES, Scene
+
 from .colours import ground_colour, lightness_gap
 from .figures import sample_things
 from .fonts import Fonts
-from .marks import Ground, Layout
+from .marks import Figure, Glyph, Ground, Layout
 from .printing import sample_block, sample_page, sample_text
 from .words import digits, letters, mixed
 
@@ -53,7 +54,9 @@ def _attempt(
 ) -> Layout | None:
     width, height = _canvas(rng, kind, longest, ease)
     ground = _ground(rng)
-    figures, glyphs, scene = (), (), Scene()
+    figures: tuple[Figure, ...] = ()
+    glyphs: tuple[Glyph, ...] = ()
+    scene = Scene()
     if kind in ("things", "thing page"):
         count = int(rng.integers(1, 4)) if kind == "things" else int(rng.integers(5, 10))
         places = [int(p) for p in rng.choice(len(PLACES), count, replace=False)]
@@ -61,9 +64,7 @@ def _attempt(
         if kind == "things" and len(figures) < count:
             return None
     elif kind == "strewn page":
-        glyphs, scene = sample_page(
-            rng, width, height, ground, fonts=fonts, smallness=2 + 4 * ease
-        )
+        glyphs, scene = sample_page(rng, width, height, ground, fonts=fonts, smallness=2 + 4 * ease)
     elif kind == "line page":
         glyphs, scene = sample_block(
             rng, width, height, ground, fonts=fonts, largest=4 - 2.7 * ease

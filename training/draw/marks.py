@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from training.world import Scene
+
 from .colours import RGB
 from .fonts import Face
 
@@ -38,7 +39,8 @@ class Ground:
         if self.grain:
             noise = np.random.default_rng(self.seed).normal(0, self.grain, tile.shape)
             tile = tile + noise
-        return tile.clip(0, 255).round().astype(np.uint8)
+        result: NDArray[np.uint8] = tile.clip(0, 255).round().astype(np.uint8)
+        return result
 
 
 @dataclass(frozen=True)

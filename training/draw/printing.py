@@ -5,6 +5,7 @@ import math
 import numpy as np
 
 from training.world import CHARACTERS, GRID, IMAGE_SIZE, PATCH_SIZE, Scene
+
 from .colours import RGB, TEXT_CONTRAST, from_hsv, lightness_gap, shade
 from .fonts import Face, Fonts, families
 from .marks import Glyph, Ground, Point
@@ -14,6 +15,7 @@ from .words import digits, letters, mixed
 # so that no two fall into one), least capital height, least width of an em.
 SPACING = PATCH_SIZE + 0.6
 CAPITAL = 8.3
+LARGEST_CAPITAL = 42.0
 EM_WIDTH = 9.5
 
 
@@ -107,7 +109,12 @@ def _line(
     centres = pens + [sum(face.ink[c]) / 2 for c in text]
     gaps = np.diff(centres)
     smallest = max(CAPITAL / (face.cap * up), EM_WIDTH / across)
-    largest = min(0.94 * width / max(sum(advances), 0.4), 0.8 * height / face.cap)
+    largest = min(
+        0.94 * width / max(sum(advances), 0.4),
+        0.8 * height / face.cap,
+        LARGEST_CAPITAL / (face.cap * up),
+        1.4 * LARGEST_CAPITAL / across,
+    )
     if smallest > largest:
         return None
     em = float(smallest * (largest / smallest) ** (rng.random() ** smallness))

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from training.world import GRID, IMAGE_SIZE
+
 from . import reduced, render
 from .grid import cover_grid, label_grid, neighbour_grid
 from .layout import Kind, sample
@@ -94,9 +95,13 @@ class Stream:
             raise RuntimeError(f"the drawing process ended with status {self._process.poll()}")
         return unpack(data)
 
-    def close(self) -> None:
-        """Ends the drawing process."""
+    def end(self) -> None:
+        """Ends the drawing process; a read that waits for it raises."""
         self._process.terminate()
+
+    def close(self) -> None:
+        """Ends the drawing process and closes the pipe from it."""
+        self.end()
         if self._process.stdout:
             self._process.stdout.close()
         self._process.wait()
