@@ -13,6 +13,7 @@ from tests import pictures
 from tests.doors.grpc.crowd import leave, persistent, random_kind
 from tests.doors.grpc.live import served, until
 from vlserve.app import example_picture
+from vlserve.doors.grpc.client import GrpcClient
 from vlserve.doors.grpc.pb import vision_pb2 as pb
 from vlserve.engines.base import Engine
 from vlserve.engines.catalog import make_engine
@@ -58,30 +59,42 @@ def ask_number(number: int) -> pb.VisionRequest:
     return pb.VisionRequest(image=number_picture(number), prompt="What number is this?")
 
 
+async def read_alone(client: GrpcClient, count: int) -> tuple[list[int], int]:
+    """Numbers that the model reads when nobody else asks, and how many it was shown for that.
+
+    Reading is the model's task and measured elsewhere; answering each caller for its own picture
+    is the server's, and can only be judged by numbers that the model does read.
+    """
+    candidates = random.Random(SEED).sample(range(100, 1000), 900)
+    read: list[int] = []
+    for num_shown, number in enumerate(candidates, 1):
+        if (await client.chat(ask_number(number))).text.strip() == str(number):
+            read.append(number)
+        if len(read) == count:
+            return read, num_shown
+    pytest.fail(f"of {len(candidates)} numbers the model reads only {len(read)}")
+
+
 async def test_two_hundred_clients_each_get_the_number_of_their_own_picture(
     engine: Engine,
 ) -> None:
-    numbers = random.Random(SEED).sample(range(100, 1000), NUM_CLIENTS)
     async with served(engine) as house:
+        numbers, num_shown = await read_alone(house.client, NUM_CLIENTS)
         outcomes = await asyncio.gather(
             *(persistent(house.door.address, ask_number(number)) for number in numbers)
         )
-        misread = [
-            number
-            for number, outcome in zip(numbers, outcomes, strict=True)
-            if outcome.text.strip() != str(number)
-        ]
-        # Reading is the model's task; answering each for its own picture is the server's.
-        for number in misread:
-            alone = await house.client.chat(ask_number(number))
-            assert alone.text == outcomes[numbers.index(number)].text
         assert house.service.num_inside == 0
     num_refused = sum(bool(outcome.told_s) for outcome in outcomes)
-    print(
-        f"tried {NUM_CLIENTS}, held {NUM_CLIENTS}, seed {SEED}; refused at first {num_refused}; "
-        f"misread alone and in the crowd alike {len(misread)}"
+    num_right = sum(
+        outcome.text.strip() == str(number)
+        for number, outcome in zip(numbers, outcomes, strict=True)
     )
-    assert len(misread) <= 0.1 * NUM_CLIENTS
+    print(
+        f"tried {NUM_CLIENTS}, held {num_right}, seed {SEED}; refused at first {num_refused}; "
+        f"numbers read alone {NUM_CLIENTS} of {num_shown}"
+    )
+    assert num_right == NUM_CLIENTS
+    assert num_refused > 0
 
 
 async def test_two_hundred_callers_leave(engine: Engine) -> None:
