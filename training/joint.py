@@ -39,7 +39,7 @@ class Phase:
 
 
 FROZEN = Phase("frozen", Schedule(steps=300, rate=1e-3, warmup=30, decay=0.3), 0)
-TOGETHER = Phase("together", Schedule(steps=1000, rate=1e-3, warmup=30, decay=0.9), 10, 0.2)
+TOGETHER = Phase("together", Schedule(steps=600, rate=1e-3, warmup=30, decay=0.9), 10, 0.2)
 
 
 def vision_parameters(model: Idefics2ForConditionalGeneration) -> dict[str, nn.Parameter]:
