@@ -20,7 +20,6 @@ from training.tokenizer import load_tokenizer
 
 MODEL = Path("src/vlserve/models/embedded")
 DOCS = Path("docs")
-VISION_PICTURES = 65_536
 
 
 def both_sides(run: Path, model: Path) -> None:
@@ -29,7 +28,7 @@ def both_sides(run: Path, model: Path) -> None:
     Raises subprocess.CalledProcessError if one fails.
     """
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}  # noqa: TID251
-    vision = ["training.vision", "--run", str(run / "vision"), "--pictures", str(VISION_PICTURES)]
+    vision = ["training.vision", "--run", str(run / "vision")]
     language = ["training.language", "--tokenizer", str(model), "--run", str(run)]
     jobs = [
         subprocess.Popen([sys.executable, "-m", *command], env=environment)  # noqa: S603

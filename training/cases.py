@@ -120,7 +120,7 @@ def cases(measure: Measure, condition: Condition, number: int) -> Iterator[Case]
     seed = FIRST_SEED + rng.randrange(1 << 30)
     made = 0
     while made < number:
-        drawn = []
+        drawn: list[tuple[Image.Image, Scene]] = []
         while len(drawn) < measure.number:
             seed += 1
             image, scene = picture(

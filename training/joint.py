@@ -38,8 +38,8 @@ class Phase:
     vision_share: float = 0.0
 
 
-FROZEN = Phase("frozen", Schedule(steps=900, rate=1.5e-3, warmup=30, decay=0.7), 0)
-TOGETHER = Phase("together", Schedule(steps=900, rate=6e-4, warmup=30, decay=0.9), 40, 0.25)
+FROZEN = Phase("frozen", Schedule(steps=300, rate=1e-3, warmup=30, decay=0.3), 0)
+TOGETHER = Phase("together", Schedule(steps=600, rate=1e-3, warmup=30, decay=0.9), 10, 0.2)
 
 
 def vision_parameters(model: Idefics2ForConditionalGeneration) -> dict[str, nn.Parameter]:

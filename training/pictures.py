@@ -48,9 +48,9 @@ def shard(folder: Path, index: int) -> Shard:
         first = FIRST_SEED + index * SHARD
         drawn = [_draw(seed) for seed in range(first, first + SHARD)]
         pixels = torch.from_numpy(np.stack([pixels for pixels, _ in drawn]))
-        scenes = json.dumps([asdict(scene) for _, scene in drawn])
+        written = json.dumps([asdict(scene) for _, scene in drawn])
         temporary = path.with_suffix(f".{os.getpid()}")
-        save_file({"pictures": pixels}, temporary, {"scenes": scenes})
+        save_file({"pictures": pixels}, temporary, {"scenes": written})
         temporary.replace(path)
     with safe_open(path, "pt") as file:
         scenes = [_scene(**entry) for entry in json.loads(file.metadata()["scenes"])]

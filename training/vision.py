@@ -234,7 +234,7 @@ def main() -> None:
     """The command line."""
     parser = ArgumentParser(description="Train the vision side of the embedded model.")
     parser.add_argument("--run", type=Path, required=True, help="folder of the run")
-    parser.add_argument("--pictures", type=int, default=48 * CHUNK, help=f"multiple of {CHUNK}")
+    parser.add_argument("--pictures", type=int, default=56 * CHUNK, help=f"multiple of {CHUNK}")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()

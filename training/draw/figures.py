@@ -10,8 +10,8 @@ from .colours import RGB, THING_CONTRAST, distance, from_hsv, shade
 from .marks import Figure, Ground, Point
 
 # Diameters as fractions of the shorter side of the picture; between them lies a clear gap.
-SMALL = (0.14, 0.21)
-LARGE = (0.29, 0.38)
+SMALL = (0.14, 0.2)
+LARGE = (0.3, 0.38)
 # A single large thing in the centre may be larger still.
 LARGEST_ALONE = 0.6
 # How far a centre may lie from the middle of its place, as a fraction of the picture (a place

@@ -15,7 +15,7 @@ from .words import digits, letters, mixed
 # so that no two fall into one), least capital height, least width of an em.
 SPACING = PATCH_SIZE + 0.6
 CAPITAL = 8.3
-LARGEST_CAPITAL = 42.0
+LARGEST_CAPITAL = 38.0
 EM_WIDTH = 9.5
 
 
