@@ -15,8 +15,8 @@ NOTHING_WEIGHT = 0.15
 # characters, whose learning then never starts.
 WEIGHTS = {
     "shape": 1.0,
-    "colour": 0.2,
-    "size": 0.2,
+    "colour": 0.5,
+    "size": 0.5,
     "character": 1.5,
     "oracle": 3.0,
     "cover": 0.5,
@@ -107,7 +107,7 @@ def _character_loss(
     single[row, b] = False
     each = -log_p.gather(-1, target[..., None])[..., 0]
     something, nothing = single & (target > 0), single & (target == 0)
-    found = ((each * something).sum() + pair.sum()) / (something.sum() + len(pair) + 4)
+    found = ((each * something).sum() + 2 * pair.sum()) / (something.sum() + len(pair) + 4)
     loss = found + (each * nothing).sum() / nothing.sum()
 
     settled = target.clone()

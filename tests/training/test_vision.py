@@ -160,10 +160,10 @@ def test_training_stops_and_goes_on_alike(monkeypatch, tmp_path):
     class Stopped(Exception):
         pass
 
-    def stop_at_three(step, steps):
+    def stop_at_three(step, steps, peak):
         if step == 2:
             raise Stopped
-        return rate(step, steps)
+        return rate(step, steps, peak)
 
     rate = vision.learning_rate
     monkeypatch.setattr(vision, "learning_rate", stop_at_three)
