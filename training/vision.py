@@ -74,12 +74,12 @@ def build_optimizers(side: nn.Module, heads: nn.Module) -> list[torch.optim.Opti
     return [Muon(hidden, LEARNING_RATE), adamw]
 
 
-def learning_rate(step: int, steps: int, peak: float) -> float:
-    """Warm-up to the peak, hold, then a cosine down to LAST_RATE of it."""
+def learning_rate(step: int, steps: int) -> float:
+    """Warm-up, hold, then a cosine down to LAST_RATE of the rate."""
     if step < WARM_UP:
-        return peak * (step + 1) / WARM_UP
+        return LEARNING_RATE * (step + 1) / WARM_UP
     decay = max(0.0, (step / steps - HOLD) / (1 - HOLD))
-    return peak * (LAST_RATE + (1 - LAST_RATE) * (1 + math.cos(math.pi * decay)) / 2)
+    return LEARNING_RATE * (LAST_RATE + (1 - LAST_RATE) * (1 + math.cos(math.pi * decay)) / 2)
 
 
 def batches(seed: int, pictures: int, first_step: int) -> Iterator[Pictures]:
@@ -104,19 +104,10 @@ def batches(seed: int, pictures: int, first_step: int) -> Iterator[Pictures]:
         stream.close()
 
 
-def train(
-    run: Path,
-    pictures: int,
-    *,
-    seed: int = 1,
-    measured: int = 128,
-    peak: float = LEARNING_RATE,
-    after: Path | None = None,
-) -> dict[str, float]:
+def train(run: Path, pictures: int, seed: int = 1, measured: int = 128) -> dict[str, float]:
     """Trains on `pictures` drawn pictures, from DIR/checkpoint.pt if there; returns the figures.
 
-    With `after`, the folder of a finished run, goes on from its weights through the second half
-    of the schedule: give it another seed, for other pictures. Raises ValueError if `pictures` is no whole number of chunks.
+    Raises ValueError if `pictures` is no whole number of chunks.
     """
     if pictures < CHUNK or pictures % CHUNK:
         raise ValueError(f"pictures must be a multiple of {CHUNK}, not {pictures}")
@@ -129,11 +120,6 @@ def train(
     optimizers = build_optimizers(side, heads)
     checkpoint = run / "checkpoint.pt"
     first = 0
-    if after is not None:
-        state = torch.load(after / "checkpoint.pt", weights_only=True)
-        side.load_state_dict(state["side"])
-        heads.load_state_dict(state["heads"])
-        first = steps // 2
     if checkpoint.exists():
         state = torch.load(checkpoint, weights_only=True)
         if (state["seed"], state["pictures"]) != (seed, pictures):
@@ -148,7 +134,7 @@ def train(
     start = time.monotonic()
     bar = tqdm(batches(seed, pictures, first), total=steps, initial=first, unit="step")
     for step, batch in enumerate(bar, first):
-        rate = learning_rate(step, steps, peak)
+        rate = learning_rate(step, steps)
         for optimizer in optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = rate
@@ -250,19 +236,10 @@ def main() -> None:
     parser.add_argument("--run", type=Path, required=True, help="folder of the run")
     parser.add_argument("--pictures", type=int, default=56 * CHUNK, help=f"multiple of {CHUNK}")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--peak", type=float, default=LEARNING_RATE, help="highest learning rate")
-    parser.add_argument("--after", type=Path, help="folder of a finished run to go on from")
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    figures = train(
-        options.run,
-        options.pictures,
-        seed=options.seed,
-        peak=options.peak,
-        after=options.after,
-    )
-    print(json.dumps(figures, indent=2))
+    print(json.dumps(train(options.run, options.pictures, options.seed), indent=2))
 
 
 if __name__ == "__main__":

@@ -160,10 +160,10 @@ def test_training_stops_and_goes_on_alike(monkeypatch, tmp_path):
     class Stopped(Exception):
         pass
 
-    def stop_at_three(step, steps, peak):
+    def stop_at_three(step, steps):
         if step == 2:
             raise Stopped
-        return rate(step, steps, peak)
+        return rate(step, steps)
 
     rate = vision.learning_rate
     monkeypatch.setattr(vision, "learning_rate", stop_at_three)
