@@ -80,7 +80,10 @@ Licence: Apache-2.0.
 
 
 def write_card(folder: Path, result: dict[str, Any], notes: str = "") -> None:
-    """Write README.md of the model in `folder` around the figures of `evaluate`."""
+    """Write README.md of the model in `folder` around the figures of `evaluate`.
+
+    `notes` say where the making of these very weights differed from one run of the pipeline.
+    """
     size = (folder / "model.safetensors").stat().st_size
     card = _CARD.format(
         parameters=size / 2e6,
