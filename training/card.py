@@ -22,6 +22,7 @@ be checked. It is no general assistant.
 ```python
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
+folder = "src/vlserve/models/embedded"
 processor = AutoProcessor.from_pretrained(folder)
 model = AutoModelForImageTextToText.from_pretrained(folder, dtype="float32")
 ```
