@@ -107,7 +107,7 @@ def _character_loss(
     single[row, b] = False
     each = -log_p.gather(-1, target[..., None])[..., 0]
     something, nothing = single & (target > 0), single & (target == 0)
-    found = ((each * something).sum() + 2 * pair.sum()) / (something.sum() + len(pair) + 4)
+    found = ((each * something).sum() + pair.sum()) / (something.sum() + len(pair) + 4)
     loss = found + (each * nothing).sum() / nothing.sum()
 
     settled = target.clone()
