@@ -158,17 +158,17 @@ def test_training_stops_and_goes_on_alike(monkeypatch, tmp_path):
         monkeypatch.setattr(vision, name, value)
     vision.train(tmp_path / "once", 8, measured=1)
 
-    class Stopped(Exception):
+    class StoppedError(Exception):
         pass
 
     def stop_at_three(step, steps, peak):
         if step == 2:
-            raise Stopped
+            raise StoppedError
         return rate(step, steps, peak)
 
     rate = vision.learning_rate
     monkeypatch.setattr(vision, "learning_rate", stop_at_three)
-    with pytest.raises(Stopped):
+    with pytest.raises(StoppedError):
         vision.train(tmp_path / "twice", 8, measured=1)
     monkeypatch.setattr(vision, "learning_rate", rate)
     vision.train(tmp_path / "twice", 8, measured=1)
