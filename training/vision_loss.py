@@ -15,8 +15,8 @@ NOTHING_WEIGHT = 0.15
 # characters, whose learning then never starts.
 WEIGHTS = {
     "shape": 1.0,
-    "colour": 0.2,
-    "size": 0.2,
+    "colour": 0.5,
+    "size": 0.5,
     "character": 1.5,
     "oracle": 3.0,
     "cover": 0.5,

@@ -71,7 +71,7 @@ def unpack(data: bytes) -> Pictures:
     """Pictures from a whole number of records. Raises ValueError on anything else."""
     if len(data) % RECORD:
         raise ValueError(f"{len(data)} bytes are no whole number of records of {RECORD}")
-    table = np.frombuffer(data, np.uint8).reshape(-1, RECORD)
+    table = np.frombuffer(bytearray(data), np.uint8).reshape(-1, RECORD)
     parts = np.split(table, np.cumsum(_COUNTS)[:-1], axis=1)
     arrays = [p.reshape(-1, *shape) for p, shape in zip(parts, _SHAPES, strict=True)]
     return Pictures(*arrays)
