@@ -91,7 +91,7 @@ def write_model(folder: Path, weights: Mapping[str, torch.Tensor], seed: int = 0
 
 def load(folder: Path) -> tuple[Idefics2ForConditionalGeneration, Idefics2Processor]:
     """The model in float32 and its processor, as any user of the folder loads them."""
-    processor = AutoProcessor.from_pretrained(folder)  # type: ignore[no-untyped-call]
+    processor = AutoProcessor.from_pretrained(folder)
     model = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32)
     return model.eval(), processor
 

@@ -31,7 +31,7 @@ def answers(
     texts = [processor.apply_chat_template(c.messages(), add_generation_prompt=True) for c in batch]
     pictures = [case.pictures for case in batch]
     inputs = processor(text=texts, images=pictures, padding=True, return_tensors="pt")
-    made = model.generate(**inputs, max_new_tokens=100)
+    made = model.generate(**inputs, max_new_tokens=100)  # type: ignore[misc]  # Transformers' own types
     new = made[:, inputs["input_ids"].shape[1] :]
     decoded: list[str] = processor.batch_decode(new, skip_special_tokens=True)
     return decoded

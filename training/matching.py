@@ -25,7 +25,8 @@ def _text_direction(generator: torch.Generator) -> torch.Tensor:
     direction = torch.randn(TEXT_WIDTH, generator=generator)
     for row in torch.cat(list(tables())):
         direction -= (direction @ row) / (row @ row) * row
-    return direction / direction.norm()
+    unit: torch.Tensor = direction / direction.norm()
+    return unit
 
 
 @torch.no_grad()

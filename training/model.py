@@ -95,8 +95,8 @@ def build_config(facts: TokenizerFacts) -> Idefics2Config:
         perceiver_config=perceiver,
         image_token_id=facts.image_token_id,
         pad_token_id=facts.pad_token_id,  # type: ignore[call-arg]  # kept by the base class
-        bos_token_id=facts.bos_token_id,  # type: ignore[call-arg]  # kept by the base class
-        eos_token_id=facts.eos_token_id,  # type: ignore[call-arg]  # kept by the base class
+        bos_token_id=facts.bos_token_id,
+        eos_token_id=facts.eos_token_id,
         tie_word_embeddings=False,
     )
 

@@ -93,7 +93,7 @@ class Run:
     def update(self, step: int, loss: torch.Tensor) -> None:
         """Backward, clip at norm 1, and one optimiser step at the scheduled rate."""
         self._optimiser.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         nn.utils.clip_grad_norm_(self._trained.values(), 1.0)
         for group in self._optimiser.param_groups:
             group["lr"] = group["share"] * self.schedule.rate_at(step)

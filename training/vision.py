@@ -9,10 +9,9 @@ import json
 import math
 import time
 from argparse import ArgumentParser
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -75,12 +74,12 @@ def build_optimizers(side: nn.Module, heads: nn.Module) -> list[torch.optim.Opti
     return [Muon(hidden, LEARNING_RATE), adamw]
 
 
-def learning_rate(step: int, steps: int, peak: float) -> float:
-    """Warm-up to the peak, hold, then a cosine down to LAST_RATE of it."""
+def learning_rate(step: int, steps: int) -> float:
+    """Warm-up, hold, then a cosine down to LAST_RATE of the rate."""
     if step < WARM_UP:
-        return peak * (step + 1) / WARM_UP
+        return LEARNING_RATE * (step + 1) / WARM_UP
     decay = max(0.0, (step / steps - HOLD) / (1 - HOLD))
-    return peak * (LAST_RATE + (1 - LAST_RATE) * (1 + math.cos(math.pi * decay)) / 2)
+    return LEARNING_RATE * (LAST_RATE + (1 - LAST_RATE) * (1 + math.cos(math.pi * decay)) / 2)
 
 
 def batches(seed: int, pictures: int, first_step: int) -> Iterator[Pictures]:
@@ -105,82 +104,44 @@ def batches(seed: int, pictures: int, first_step: int) -> Iterator[Pictures]:
         stream.close()
 
 
-def train(
-    run: Path,
-    pictures: int,
-    *,
-    seed: int = 1,
-    measured: int = 128,
-    peak: float = LEARNING_RATE,
-    after: Path | None = None,
-) -> dict[str, float]:
+def train(run: Path, pictures: int, seed: int = 1, measured: int = 128) -> dict[str, float]:
     """Trains on `pictures` drawn pictures, from DIR/checkpoint.pt if there; returns the figures.
 
-    With `after`, the folder of a finished run, goes on from its weights through the second half
-    of the schedule: give it another seed, for other pictures. Raises ValueError if `pictures` is
-    no whole number of chunks.
+    Raises ValueError if `pictures` is no whole number of chunks.
     """
     if pictures < CHUNK or pictures % CHUNK:
         raise ValueError(f"pictures must be a multiple of {CHUNK}, not {pictures}")
     run.mkdir(parents=True, exist_ok=True)
     steps = pictures // CHUNK * STEPS_A_CHUNK
-    learner = Learner(seed, pictures)
+    torch.manual_seed(seed)
+    side = VisionSide(seed)
+    heads = Heads(side.vision_model.config.hidden_size)
+    parameters = [*side.parameters(), *heads.parameters()]
+    optimizers = build_optimizers(side, heads)
     checkpoint = run / "checkpoint.pt"
     first = 0
-    if after is not None:
-        learner.start_from(after / "checkpoint.pt")
-        first = steps // 2
     if checkpoint.exists():
-        first = learner.resume(checkpoint)
+        state = torch.load(checkpoint, weights_only=True)
+        if (state["seed"], state["pictures"]) != (seed, pictures):
+            raise ValueError(f"{checkpoint} belongs to another seed or number of pictures")
+        side.load_state_dict(state["side"])
+        heads.load_state_dict(state["heads"])
+        for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
+        first = state["step"]
     sets = held_out(measured)
     log = Log(run / "log.jsonl")
     start = time.monotonic()
     bar = tqdm(batches(seed, pictures, first), total=steps, initial=first, unit="step")
     for step, batch in enumerate(bar, first):
-        rate = learning_rate(step, steps, peak)
-        log.add(learner.step(batch, rate))
-        done = step + 1
-        if done % LOG_EVERY == 0:
-            means = log.write(done, time.monotonic() - start, rate)
-            bar.set_postfix(loss=f"{sum(means.values()):.3f}", char=f"{means['character']:.3f}")
-        if done % SAVE_EVERY == 0 or done == steps:
-            learner.save(checkpoint, done)
-            learner.side.export(run / "latest.safetensors")
-        if done % MEASURE_EVERY == 0:
-            log.line({"step": done, **measure(learner.encode, sets)})
-    learner.side.export(run / "final.safetensors")
-    figures = measure(learner.encode, held_out(4 * measured, first_seed=700_000))
-    (run / "figures.json").write_text(json.dumps(figures, indent=2) + "\n")
-    return figures
-
-
-class Learner:
-    """The vision side with its heads and optimizers."""
-
-    def __init__(self, seed: int, pictures: int) -> None:
-        torch.manual_seed(seed)
-        self.side = VisionSide(seed)
-        self._heads = Heads(self.side.vision_model.config.hidden_size)
-        self._optimizers = build_optimizers(self.side, self._heads)
-        self._run = {"seed": seed, "pictures": pictures}
-
-    def encode(self, images: torch.Tensor) -> torch.Tensor:
-        """Latents `f32[B, L, T]` of images `f32[B, 3, S, S]`."""
-        latents: torch.Tensor = self.side(images)[1]
-        return latents
-
-    def step(self, batch: Pictures, rate: float) -> dict[str, float]:
-        """One step at this learning rate; returns the parts of the loss.
-
-        Raises FloatingPointError if the loss is not finite.
-        """
-        for optimizer in self._optimizers:
+        rate = learning_rate(step, steps)
+        for optimizer in optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = rate
-        patches, latents = self.side(pixels(batch.images))
+        patches, latents = side(pixels(batch.images))
         labels, neighbours, covers = (torch.from_numpy(grid).long() for grid in batch[1:])
         parts = losses(
-            self._heads,
+            heads,
             patches=patches,
             latents=latents,
             labels=labels,
@@ -189,46 +150,58 @@ class Learner:
         )
         loss = torch.stack(list(parts.values())).sum()
         if not torch.isfinite(loss):
-            raise FloatingPointError(f"the loss is {loss.item()}")
-        self.side.zero_grad()
-        self._heads.zero_grad()
+            raise FloatingPointError(f"the loss is {loss.item()} at step {step}")
+        side.zero_grad()
+        heads.zero_grad()
         torch.autograd.backward(loss)
-        nn.utils.clip_grad_norm_([*self.side.parameters(), *self._heads.parameters()], 1.0)
-        for optimizer in self._optimizers:
+        nn.utils.clip_grad_norm_(parameters, 1.0)
+        for optimizer in optimizers:
             optimizer.step()
-        return {name: part.item() for name, part in parts.items()}
+        log.add({name: part.item() for name, part in parts.items()})
+        done = step + 1
+        if done % LOG_EVERY == 0:
+            means = log.write(done, time.monotonic() - start, rate)
+            bar.set_postfix(loss=f"{sum(means.values()):.3f}", char=f"{means['character']:.3f}")
+        if done % SAVE_EVERY == 0 or done == steps:
+            _save(
+                checkpoint,
+                side=side,
+                heads=heads,
+                optimizers=optimizers,
+                step=done,
+                seed=seed,
+                pictures=pictures,
+            )
+            side.export(run / "latest.safetensors")
+        if done % MEASURE_EVERY == 0:
+            log.line({"step": done, **measure(lambda x: side(x)[1], sets)})
+    side.export(run / "final.safetensors")
+    figures = measure(lambda x: side(x)[1], held_out(4 * measured, first_seed=700_000))
+    (run / "figures.json").write_text(json.dumps(figures, indent=2) + "\n")
+    return figures
 
-    def save(self, path: Path, step: int) -> None:
-        """Writes all that `resume` needs, at once or not at all."""
-        state = {
-            "side": self.side.state_dict(),
-            "heads": self._heads.state_dict(),
-            "optimizers": [optimizer.state_dict() for optimizer in self._optimizers],
-            "step": step,
-            **self._run,
-        }
-        partial = path.with_suffix(".partial")
-        torch.save(state, partial)
-        partial.replace(path)
 
-    def start_from(self, path: Path) -> dict[str, Any]:
-        """Takes the weights of a checkpoint, and returns all of it."""
-        state: dict[str, Any] = torch.load(path, weights_only=True)
-        self.side.load_state_dict(state["side"])
-        self._heads.load_state_dict(state["heads"])
-        return state
-
-    def resume(self, path: Path) -> int:
-        """Takes everything from a checkpoint of this run and returns the step to go on with.
-
-        Raises ValueError if it belongs to another run.
-        """
-        state = self.start_from(path)
-        if {name: state[name] for name in self._run} != self._run:
-            raise ValueError(f"{path} belongs to another seed or number of pictures")
-        for optimizer, saved in zip(self._optimizers, state["optimizers"], strict=True):
-            optimizer.load_state_dict(saved)
-        return int(state["step"])
+def _save(
+    path: Path,
+    *,
+    side: nn.Module,
+    heads: nn.Module,
+    optimizers: Sequence[torch.optim.Optimizer],
+    step: int,
+    seed: int,
+    pictures: int,
+) -> None:
+    state = {
+        "side": side.state_dict(),
+        "heads": heads.state_dict(),
+        "optimizers": [optimizer.state_dict() for optimizer in optimizers],
+        "step": step,
+        "seed": seed,
+        "pictures": pictures,
+    }
+    partial = path.with_suffix(".partial")
+    torch.save(state, partial)
+    partial.replace(path)
 
 
 class Log:
@@ -263,19 +236,10 @@ def main() -> None:
     parser.add_argument("--run", type=Path, required=True, help="folder of the run")
     parser.add_argument("--pictures", type=int, default=56 * CHUNK, help=f"multiple of {CHUNK}")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--peak", type=float, default=LEARNING_RATE, help="highest learning rate")
-    parser.add_argument("--after", type=Path, help="folder of a finished run to go on from")
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    figures = train(
-        options.run,
-        options.pictures,
-        seed=options.seed,
-        peak=options.peak,
-        after=options.after,
-    )
-    print(json.dumps(figures, indent=2))
+    print(json.dumps(train(options.run, options.pictures, options.seed), indent=2))
 
 
 if __name__ == "__main__":

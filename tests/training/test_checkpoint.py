@@ -28,11 +28,11 @@ def test_describes_the_example(loaded: Loaded) -> None:
     model, processor = loaded
     content = [{"type": "image"}, {"type": "text", "text": "Describe the image"}]
     messages = [{"role": "user", "content": content}]
-    text = processor.apply_chat_template(messages, add_generation_prompt=True)
+    text = processor.apply_chat_template(messages, add_generation_prompt=True)  # type: ignore[arg-type]  # Transformers' own types
     image = Image.open(FOLDER / "example.png")
     inputs = processor(text=text, images=[image], return_tensors="pt")
     with torch.inference_mode():
-        made = model.generate(**inputs)[0, inputs["input_ids"].shape[1] :]
+        made = model.generate(**inputs)[0, inputs["input_ids"].shape[1] :]  # type: ignore[misc]  # Transformers' own types
     assert processor.decode(made, skip_special_tokens=True) == description(SCENE)
 
 

@@ -1,6 +1,7 @@
 """Pictures are the same for the same seed, labelled right, visible, and resized as served."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -27,7 +28,7 @@ SEEDS = range(40)
 
 
 @pytest.mark.parametrize("renderer", ["pil", "skia", "resvg"])
-def test_same_seed_same_picture(renderer):
+def test_same_seed_same_picture(renderer: Any) -> None:
     for kind in KINDS:
         first, scene = picture(7, kind, renderer)
         again, same = picture(7, kind, renderer)
@@ -37,7 +38,7 @@ def test_same_seed_same_picture(renderer):
         assert (first.size, first.tobytes()) != (other.size, other.tobytes())
 
 
-def test_records_depend_on_index_and_total_alone():
+def test_records_depend_on_index_and_total_alone() -> None:
     one = [streaming.record(3, index, 64) for index in (0, 9, 63)]
     assert one == [streaming.record(3, index, 64) for index in (0, 9, 63)]
     pictures = streaming.unpack(b"".join(one))
@@ -45,12 +46,12 @@ def test_records_depend_on_index_and_total_alone():
     assert pictures.labels.shape == (3, GRID, GRID, 4)
 
 
-def test_a_broken_record_is_refused():
+def test_a_broken_record_is_refused() -> None:
     with pytest.raises(ValueError, match="whole number of records"):
         streaming.unpack(b"123")
 
 
-def test_stream_starts_anywhere():
+def test_stream_starts_anywhere() -> None:
     stream = streaming.Stream(5, 2, 6)
     try:
         drawn = stream.read(4)
@@ -61,7 +62,7 @@ def test_stream_starts_anywhere():
         np.testing.assert_array_equal(part, wanted)
 
 
-def test_a_stream_that_ends_early_raises():
+def test_a_stream_that_ends_early_raises() -> None:
     stream = streaming.Stream(5, 0, 1)
     try:
         with pytest.raises(RuntimeError, match="drawing process ended"):
@@ -70,7 +71,7 @@ def test_a_stream_that_ends_early_raises():
         stream.close()
 
 
-def test_label_grid_by_hand():
+def test_label_grid_by_hand() -> None:
     things = (Thing(shape=1, colour=0, size=1, place=0), Thing(shape=4, colour=7, size=0, place=8))
     grid = label_grid(Scene(things=things))
     assert grid[canonical_patch(0)].tolist() == [2, 1, 2, 0]
@@ -82,7 +83,7 @@ def test_label_grid_by_hand():
     assert np.count_nonzero(text) == 2
 
 
-def test_neighbour_grid_by_hand():
+def test_neighbour_grid_by_hand() -> None:
     right_edge = Scene(text="A", centres=((0.399, 0.45),))
     assert neighbour_grid(right_edge)[4, 3] == 1 + STEPS.index((0, 1))
     assert not neighbour_grid(Scene(text="A", centres=((0.35, 0.45),))).any()
@@ -92,7 +93,7 @@ def test_neighbour_grid_by_hand():
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_is_drawn_is_inside_apart_and_visible(kind):
+def test_what_is_drawn_is_inside_apart_and_visible(kind: Any) -> None:
     for seed in SEEDS:
         layout = sample(seed, kind)
         assert 1 / 3.1 < layout.width / layout.height < 3.1
@@ -119,7 +120,7 @@ def test_what_is_drawn_is_inside_apart_and_visible(kind):
 
 
 @pytest.mark.parametrize("size", [(64, 64), (800, 267), (100, 300), (80, 80), (81, 79), (50, 799)])
-def test_reduction_is_that_of_the_image_processor(size):
+def test_reduction_is_that_of_the_image_processor(size: tuple[int, int]) -> None:
     picture_, _ = picture(3, "things")
     image = picture_.resize(size)
     processor = Idefics2ImageProcessorPil(
@@ -130,7 +131,7 @@ def test_reduction_is_that_of_the_image_processor(size):
     np.testing.assert_allclose(values, ours, atol=1e-6)
 
 
-def test_evaluation_fonts_and_renderer_stay_out_of_training():
+def test_evaluation_fonts_and_renderer_stay_out_of_training() -> None:
     training = {Path(face.path) for family in families("training") for face in family}
     held_out = {Path(face.path) for family in families("held-out") for face in family}
     assert training
@@ -142,8 +143,8 @@ def test_evaluation_fonts_and_renderer_stay_out_of_training():
         assert {Path(glyph.face.path) for glyph in layout.glyphs} <= training
 
 
-def test_training_pictures_come_from_pil_and_skia_only(monkeypatch):
-    def refuse(_):
+def test_training_pictures_come_from_pil_and_skia_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_: object) -> Any:
         raise AssertionError("the evaluation renderer was asked for a training picture")
 
     monkeypatch.setattr("training.draw.resvg.draw", refuse)

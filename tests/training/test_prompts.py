@@ -45,7 +45,7 @@ def test_conversation_has_the_tokens_of_the_processor(
         {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "And here?"}]},
         {"role": "assistant", "content": [{"type": "text", "text": "HELLO"}]},
     ]
-    text = processor.apply_chat_template(messages)
+    text = processor.apply_chat_template(messages)  # type: ignore[arg-type]  # Transformers' own types
     ids = processor(text=text, images=[image, image])["input_ids"][0]
     turns = [
         ((0,), "Any star?", "There is no star."),
@@ -63,7 +63,7 @@ def test_two_pictures_have_the_tokens_of_the_processor(
     image = Image.new("RGB", (30, 20), "red")
     content = [{"type": "image"}, {"type": "image"}, {"type": "text", "text": "Which?"}]
     messages = [{"role": "user", "content": content}]
-    text = processor.apply_chat_template(messages, add_generation_prompt=True)
+    text = processor.apply_chat_template(messages, add_generation_prompt=True)  # type: ignore[arg-type]  # Transformers' own types
     ids = list(processor(text=text, images=[image, image])["input_ids"][0])
     row = PromptWriter(tokenizer).packed((0, 1), [("Which?", "the first")])
     assert row.ids[: len(ids)] == ids

@@ -3,10 +3,11 @@ import random
 import pytest
 
 from training.grammar import phrase, phrases
+from training.held_out import HELD_OUT
 from training.pairs import _BOTH, _BOTH_HELD_OUT
 from training.questions import FORMS, KINDS, ask, description
 from training.references import Reference
-from training.templates import HELD_OUT, TRAINED
+from training.templates import TRAINED
 from training.world import Scene, Thing
 
 SCENE = Scene((Thing(0, 0, 1, 0), Thing(3, 2, 0, 7), Thing(3, 0, 0, 5)))

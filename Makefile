@@ -1,0 +1,49 @@
+# What people do here. Each verb sets up what it needs.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help setup serve ask test lint types proto bench model eval-model
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev,training]'
+	@touch $@
+
+setup: $(READY) ## a virtual environment with everything, pinned
+
+serve: $(READY) ## serve the embedded model on gRPC port 50051
+	$(BIN)/vlserve serve
+
+PICTURE ?= src/vlserve/models/embedded/example.png
+QUESTION ?= Describe the image
+ask: $(READY) ## ask about a picture: make ask PICTURE=cat.jpg QUESTION='what is this?'
+	$(BIN)/vlserve ask '$(PICTURE)' '$(QUESTION)'
+
+test: $(READY) ## all tests
+	$(BIN)/python -m pytest
+
+lint: $(READY) ## style, and who may import whom
+	$(BIN)/ruff check --quiet .
+	$(BIN)/ruff format --check --quiet .
+	$(BIN)/lint-imports --no-cache >/dev/null || $(BIN)/lint-imports --no-cache
+
+types: $(READY) ## mypy --strict
+	$(BIN)/mypy --no-error-summary
+
+proto: $(READY) ## generate the gRPC code from proto/
+	$(BIN)/python scripts/proto.py
+
+bench: $(READY) ## the native engine against generate, one request after the other
+	$(BIN)/python -m bench.engine
+
+model: $(READY) ## train the embedded model from nothing (about two hours on 2 cores)
+	$(BIN)/python -m training
+
+eval-model: $(READY) ## measure the embedded model on pictures it never saw
+	$(BIN)/python -m training.evaluate

@@ -1,0 +1,5 @@
+"""`python -m vlserve`."""
+
+from vlserve.cli import main
+
+main()

@@ -1,0 +1,130 @@
+"""Assembly: settings -> a house that serves, opened and closed in a fixed order.
+
+Opening: listen (NOT_SERVING), start the engine, let requests in, answer the bundled picture
+through the whole hall, SERVING. Closing is the same backwards: NOT_SERVING, refuse new requests
+and finish what runs, close the door, close the engine.
+"""
+
+import asyncio
+import signal
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from importlib import resources
+from typing import Final
+
+from vlserve.doors.grpc.server import GrpcDoor
+from vlserve.engines.base import Engine, EngineInfo
+from vlserve.engines.catalog import make_engine
+from vlserve.service import Service
+from vlserve.settings import Settings
+from vlserve.types import ChatRequest, ImageRef, Message, Role
+
+EXAMPLE_QUESTION: Final = "Describe the image"
+
+
+@dataclass(frozen=True, slots=True)
+class App:
+    """A house that serves. `seconds` says what opening it took, by stage."""
+
+    info: EngineInfo
+    address: str
+    first_answer: str
+    seconds: dict[str, float]
+
+
+def example_picture() -> bytes:
+    """The bundled picture, encoded."""
+    return (resources.files("vlserve.models") / "embedded" / "example.png").read_bytes()
+
+
+@asynccontextmanager
+async def hall(settings: Settings) -> AsyncIterator[Service]:
+    """The engine and the hall in front of it, without a door.
+
+    Raises ServeError or whatever the engine raises at its start.
+    """
+    engine = make_engine(settings.model, settings.engine)
+    async with AsyncExitStack() as closing:
+        service = _service(engine, settings, closing)
+        await engine.start()
+        service.open()
+        yield service
+
+
+@asynccontextmanager
+async def running(
+    settings: Settings, on_stage: Callable[[str], None] = lambda stage: None
+) -> AsyncIterator[App]:
+    """The whole house, SERVING while the context lasts. `on_stage` is told what it waits for.
+
+    Raises OSError where the address cannot be had, and what `hall` raises.
+    """
+    begin_s = time.monotonic()
+    on_stage("importing the engine")
+    engine = make_engine(settings.model, settings.engine)
+    imported_s = time.monotonic()
+    async with AsyncExitStack() as closing:
+        service = _service(engine, settings, closing)
+        door = GrpcDoor(service, settings.limits, settings.grpc)
+        closing.push_async_callback(door.stop)
+        await door.start()
+        on_stage("loading the model")
+        await engine.start()
+        loaded_s = time.monotonic()
+        service.open()
+        closing.push_async_callback(_drain, service, engine, settings.limits.drain_s)
+        on_stage("answering the first picture")
+        first_answer = await _first_answer(service)
+        closing.push_async_callback(door.announce, is_serving=False)
+        await door.announce(is_serving=True)
+        answered_s = time.monotonic()
+        seconds = {
+            "engine": imported_s - begin_s,
+            "model": loaded_s - imported_s,
+            "first answer": answered_s - loaded_s,
+        }
+        yield App(engine.info, door.address, first_answer, seconds)
+
+
+async def serve(
+    settings: Settings, on_stage: Callable[[str], None], on_ready: Callable[[App], None]
+) -> None:
+    """Serve until SIGTERM or SIGINT, then drain. A second signal ends the draining at once."""
+    loop = asyncio.get_running_loop()
+    task = asyncio.current_task()
+    assert task is not None  # noqa: S101  this is a coroutine
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, task.cancel)
+    try:
+        async with running(settings, on_stage) as app:
+            on_ready(app)
+            await asyncio.Event().wait()
+    except asyncio.CancelledError:
+        return
+    finally:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(number)
+
+
+def _service(engine: Engine, settings: Settings, closing: AsyncExitStack) -> Service:
+    closing.push_async_callback(engine.close)
+    service = Service(engine, settings.limits)
+    closing.callback(service.close)
+    return service
+
+
+async def _drain(service: Service, engine: Engine, longest_s: float) -> None:
+    """Let running requests finish; those that take too long are told so by the engine."""
+    try:
+        async with asyncio.timeout(longest_s):
+            await service.drain()
+    except TimeoutError:
+        await engine.close()
+
+
+async def _first_answer(service: Service) -> str:
+    content = (ImageRef(example_picture(), "example.png"), EXAMPLE_QUESTION)
+    request = ChatRequest((Message(Role.USER, content),))
+    return "".join([chunk.text async for chunk in service.chat(request)]).strip()

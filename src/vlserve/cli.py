@@ -1,0 +1,191 @@
+"""The command line: serve, ask, settings.
+
+What is heavy is imported by the command that needs it, so that help and settings come at once.
+"""
+
+import asyncio
+import inspect
+import sys
+import time
+from collections.abc import AsyncGenerator, Callable
+from contextlib import AsyncExitStack, aclosing
+from functools import wraps
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from vlserve import settings as settings_room
+from vlserve.errors import ServeError
+from vlserve.settings import MIB, Settings, WrongSettings
+from vlserve.types import DEFAULT_MAX_TOKENS, ChatRequest, ImageRef, Message, Role, SamplingParams
+
+if TYPE_CHECKING:
+    from vlserve.app import App
+
+Flags = dict[str, dict[str, str]]
+
+_STARTED_S: Final = time.monotonic()
+_OUT: Final = Console(highlight=False, soft_wrap=True)
+_ERR: Final = Console(stderr=True, highlight=False, soft_wrap=True)
+
+cli: Final = typer.Typer(
+    help="Serve a vision-language model, and ask it.",
+    no_args_is_help=True,
+    add_completion=False,
+    context_settings={"token_normalize_func": lambda name: name.replace("-", "_")},
+    pretty_exceptions_enable=False,
+)
+
+
+def with_settings(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command a flag for every setting; it gets those that were used as `flags`."""
+    own = list(inspect.signature(command).parameters.values())
+    options = [
+        inspect.Parameter(
+            f"{room}__{name}",
+            inspect.Parameter.KEYWORD_ONLY,
+            default=None,
+            annotation=Annotated[
+                str | None,
+                typer.Option(
+                    f"--{room}.{name}", help=text, metavar="", rich_help_panel=f"Settings: {room}"
+                ),
+            ],
+        )
+        for room, name, text in settings_room.names()
+    ]
+
+    @wraps(command)
+    def wrapped(**arguments: Any) -> None:
+        flags: Flags = {}
+        for option in options:
+            if (value := arguments.pop(option.name)) is not None:
+                room, name = option.name.split("__")
+                flags.setdefault(room, {})[name] = value
+        command(flags=flags, **arguments)
+
+    wrapped.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+        [*(parameter for parameter in own if parameter.name != "flags"), *options]
+    )
+    return wrapped
+
+
+@cli.command()
+@with_settings
+def serve(flags: Flags) -> None:
+    """Serve until interrupted."""
+    settings, _ = settings_room.read(flags)
+    with _ERR.status("importing") as status:
+        from vlserve import app  # noqa: PLC0415
+
+        imported_s = time.monotonic() - _STARTED_S
+
+        def ready(house: "App") -> None:
+            status.stop()
+            _say_ready(house, {"imports": imported_s} | house.seconds)
+
+        asyncio.run(app.serve(settings, on_stage=status.update, on_ready=ready))
+    _ERR.print("stopped")
+
+
+def _say_ready(house: "App", seconds: dict[str, float]) -> None:
+    info = house.info
+    table = Table.grid(padding=(0, 2))
+    table.add_row("model", f"{info.model}, {info.num_parameters:,} parameters, {info.engine}")
+    table.add_row("device", f"{info.device}, {info.dtype}")
+    memory = f"{info.weight_bytes / MIB:.1f} MiB weights, {info.cache_bytes / MIB:.1f} MiB cache"
+    table.add_row("memory", f"{memory}, {info.max_running} requests at a time")
+    table.add_row("address", f"grpc://{house.address}")
+    table.add_row("a picture", house.first_answer)
+    stages = ", ".join(f"{name} {value:.1f}" for name, value in seconds.items())
+    _OUT.print(table)
+    _OUT.print(f"ready in {time.monotonic() - _STARTED_S:.1f} s ({stages})")
+
+
+@cli.command()
+@with_settings
+def ask(
+    *,
+    pictures: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="PICTURE", exists=True, dir_okay=False, show_default=False),
+    ] = None,
+    question: Annotated[str, typer.Argument(metavar="QUESTION")],
+    flags: Flags,
+    server: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HOST:PORT",
+            help="Ask this server. Left out: the one at grpc.host and grpc.port if it serves, "
+            "else the model is loaded here.",
+        ),
+    ] = None,
+    max_tokens: Annotated[
+        int, typer.Option(help="Longest answer, in tokens.")
+    ] = DEFAULT_MAX_TOKENS,
+) -> None:
+    """Ask about pictures."""
+    settings, _ = settings_room.read(flags)
+    refs = tuple(ImageRef(path.read_bytes(), str(path)) for path in pictures or ())
+    content: tuple[str | ImageRef, ...] = (*refs, question)
+    request = ChatRequest((Message(Role.USER, content),), SamplingParams(max_tokens=max_tokens))
+    asyncio.run(_print_answer(_answer(settings, server, request)))
+
+
+async def _print_answer(pieces: AsyncGenerator[str]) -> None:
+    async with aclosing(pieces):
+        async for piece in pieces:
+            _OUT.out(piece, end="")
+            _OUT.file.flush()
+    _OUT.out("")
+
+
+async def _answer(
+    settings: Settings, server: str | None, request: ChatRequest
+) -> AsyncGenerator[str]:
+    from vlserve.doors.grpc.client import GrpcClient  # noqa: PLC0415
+
+    address = server or f"{settings.grpc.host}:{settings.grpc.port}"
+    async with GrpcClient(address, settings.limits.max_message_mib) as client:
+        if await client.is_serving():
+            async with aclosing(client.ask(request)) as pieces:
+                async for piece in pieces:
+                    yield piece
+            return
+    if server is not None:
+        raise OSError(f"no server that serves answers at {server}")
+    async with AsyncExitStack() as opened:
+        with _ERR.status(f"nothing serves at {address}: loading the model here"):
+            from vlserve import app  # noqa: PLC0415
+
+            service = await opened.enter_async_context(app.hall(settings))
+        async with aclosing(service.chat(request)) as chunks:
+            async for chunk in chunks:
+                yield chunk.text
+
+
+@cli.command("settings")
+@with_settings
+def show_settings(flags: Flags) -> None:
+    """Show every setting, its value and where it came from."""
+    settings, origins = settings_room.read(flags)
+    table = Table("setting", "value", "from", box=None, pad_edge=False)
+    for room, name, _ in settings_room.names():
+        value = getattr(getattr(settings, room), name)
+        shown = f'"{value}"' if isinstance(value, str) else str(value)
+        table.add_row(f"{room}.{name}", shown, origins[f"{room}.{name}"])
+    _OUT.print(table)
+
+
+def main() -> None:
+    """Run a command. What the user can mend is said on stderr, with exit status 2."""
+    from vlserve.models.errors import ModelError  # noqa: PLC0415
+
+    try:
+        cli()
+    except (WrongSettings, ServeError, ModelError, OSError) as error:
+        _ERR.out(f"error: {error}", style="red")
+        sys.exit(2)

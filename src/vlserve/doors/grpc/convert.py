@@ -1,0 +1,163 @@
+"""Between the wire's messages and the nouns. What is not understood is refused by name."""
+
+from dataclasses import fields
+from typing import Final
+
+from google.protobuf import unknown_fields
+from google.protobuf.message import Message as WireMessage
+
+from vlserve.doors.grpc.pb import vision_pb2 as pb
+from vlserve.engines.base import EngineInfo
+from vlserve.errors import ServeError, invalid
+from vlserve.settings import LimitSettings
+from vlserve.types import (
+    DEFAULT_MAX_TOKENS,
+    ChatRequest,
+    Chunk,
+    FinishReason,
+    ImageRef,
+    Message,
+    Role,
+    SamplingParams,
+)
+
+_ROLES: Final = {
+    pb.ROLE_SYSTEM: Role.SYSTEM,
+    pb.ROLE_USER: Role.USER,
+    pb.ROLE_ASSISTANT: Role.ASSISTANT,
+}
+_FINISH_REASONS: Final = {
+    FinishReason.STOP: pb.FINISH_REASON_STOP,
+    FinishReason.LENGTH: pb.FINISH_REASON_LENGTH,
+}
+_SAMPLING_FIELDS: Final = frozenset(field.name for field in fields(SamplingParams))
+
+
+def chat_request(wire: pb.VisionRequest, limits: LimitSettings) -> ChatRequest:
+    """What the caller asks for.
+
+    Raises ServeError(INVALID_ARGUMENT) naming the field by its path in the message, such as
+    `messages[1].parts[0]`.
+    """
+    refuse_unknown(wire, "request")
+    sampling = _sampling(wire.sampling, limits)
+    if not wire.messages:
+        return ChatRequest((_single_turn(wire),), sampling, wire.model)
+    for name in ("image", "prompt"):
+        if getattr(wire, name):
+            raise invalid(name, "cannot stand beside messages")
+    messages = tuple(_message(message, f"messages[{i}]") for i, message in enumerate(wire.messages))
+    return ChatRequest(messages, sampling, wire.model)
+
+
+def wire_request(request: ChatRequest) -> pb.VisionRequest:
+    """What a client sends for `request`: the other way round."""
+    sampling = request.sampling
+    roles = {role: wire for wire, role in _ROLES.items()}
+    return pb.VisionRequest(
+        model=request.model,
+        messages=[
+            pb.Message(
+                role=roles[message.role],
+                parts=[
+                    pb.Part(text=part) if isinstance(part, str) else pb.Part(image=part.data)
+                    for part in message.content
+                ],
+            )
+            for message in request.messages
+        ],
+        sampling=pb.Sampling(
+            max_tokens=sampling.max_tokens,
+            temperature=sampling.temperature,
+            top_p=sampling.top_p,
+            top_k=sampling.top_k,
+            seed=sampling.seed,
+            stop=sampling.stop,
+        ),
+    )
+
+
+def callers_field(field: str, wire: pb.VisionRequest) -> str:
+    """The path in the caller's message of a field that another room named."""
+    if field in _SAMPLING_FIELDS:
+        return f"sampling.{field}"
+    return "prompt" if field == "messages" and not wire.messages else field
+
+
+def response(chunk: Chunk, model: str) -> pb.VisionResponse:
+    """One piece of an answer; usage and finish reason where the chunk has them."""
+    wire = pb.VisionResponse(text=chunk.text, model=model)
+    if chunk.finish_reason is not None:
+        wire.finish_reason = _FINISH_REASONS[chunk.finish_reason]
+    if chunk.usage is not None:
+        wire.usage.prompt_tokens = chunk.usage.prompt_tokens
+        wire.usage.text_tokens = chunk.usage.text_tokens
+        wire.usage.image_tokens = chunk.usage.image_tokens
+        wire.usage.completion_tokens = chunk.usage.completion_tokens
+    return wire
+
+
+def model(info: EngineInfo) -> pb.Model:
+    """One line of the model list."""
+    return pb.Model(
+        name=info.model,
+        engine=info.engine,
+        max_context_tokens=info.max_context_tokens,
+        is_batched=info.is_batched,
+    )
+
+
+def _single_turn(wire: pb.VisionRequest) -> Message[ImageRef]:
+    if not wire.prompt and not wire.image:
+        raise invalid("prompt", "give a prompt, a picture or messages")
+    picture = (ImageRef(wire.image, "image"),) if wire.image else ()
+    text = (wire.prompt,) if wire.prompt else ()
+    return Message(Role.USER, picture + text)
+
+
+def _message(wire: pb.Message, path: str) -> Message[ImageRef]:
+    refuse_unknown(wire, path)
+    role = _ROLES.get(wire.role)
+    if role is None:
+        raise invalid(f"{path}.role", f"{int(wire.role)} is not a role")
+    if not wire.parts:
+        raise invalid(f"{path}.parts", "must not be empty")
+    parts = tuple(_part(part, f"{path}.parts[{i}]") for i, part in enumerate(wire.parts))
+    return Message(role, parts)
+
+
+def _part(wire: pb.Part, path: str) -> str | ImageRef:
+    refuse_unknown(wire, path)
+    match wire.WhichOneof("content"):
+        case "text":
+            return wire.text
+        case "image":
+            return ImageRef(wire.image, f"{path}.image")
+        case _:
+            raise invalid(path, "must hold a text or an image")
+
+
+def _sampling(wire: pb.Sampling, limits: LimitSettings) -> SamplingParams:
+    refuse_unknown(wire, "sampling")
+    default = SamplingParams(max_tokens=min(DEFAULT_MAX_TOKENS, limits.max_new_tokens))
+    try:
+        return SamplingParams(
+            max_tokens=wire.max_tokens if wire.HasField("max_tokens") else default.max_tokens,
+            temperature=wire.temperature if wire.HasField("temperature") else default.temperature,
+            top_p=wire.top_p if wire.HasField("top_p") else default.top_p,
+            top_k=wire.top_k if wire.HasField("top_k") else default.top_k,
+            seed=wire.seed if wire.HasField("seed") else default.seed,
+            stop=tuple(wire.stop),
+        )
+    except ServeError as error:
+        raise invalid(f"sampling.{error.field}", error.message) from None
+
+
+def refuse_unknown(wire: WireMessage, path: str) -> None:
+    """Raises ServeError(INVALID_ARGUMENT) where a field is not in this server's proto file.
+
+    Nothing is dropped in silence: what a newer client asks for is done or refused.
+    """
+    unknown = unknown_fields.UnknownFieldSet(wire)
+    if len(unknown):
+        raise invalid(path, f"field number {unknown[0].field_number} is not known")

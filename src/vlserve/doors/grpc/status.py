@@ -1,0 +1,47 @@
+"""ServeError <-> gRPC status: the code, our text, and the details that clients act on."""
+
+from typing import Final
+
+import grpc
+import grpc.aio
+from google.protobuf import duration_pb2
+from google.protobuf.message import Message as WireMessage
+from google.rpc import error_details_pb2, status_pb2
+from grpc_status import rpc_status
+
+from vlserve.errors import Code, ServeError
+
+STATUS: Final = {
+    Code.INVALID_ARGUMENT: grpc.StatusCode.INVALID_ARGUMENT,
+    Code.NOT_FOUND: grpc.StatusCode.NOT_FOUND,
+    Code.OVERLOADED: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    Code.DEADLINE_EXCEEDED: grpc.StatusCode.DEADLINE_EXCEEDED,
+    Code.UNAVAILABLE: grpc.StatusCode.UNAVAILABLE,
+    Code.INTERNAL: grpc.StatusCode.INTERNAL,
+}
+
+
+def rendered(error: ServeError) -> grpc.Status:
+    """The status of an error: BadRequest names the field at fault, RetryInfo the time to wait."""
+    details: list[WireMessage] = []
+    if error.code is Code.INVALID_ARGUMENT and error.field:
+        violation = error_details_pb2.BadRequest.FieldViolation(
+            field=error.field, description=error.message
+        )
+        details.append(error_details_pb2.BadRequest(field_violations=[violation]))
+    if error.retry_after_s is not None:
+        delay = duration_pb2.Duration()
+        delay.FromMilliseconds(round(error.retry_after_s * 1000))
+        details.append(error_details_pb2.RetryInfo(retry_delay=delay))
+    status = status_pb2.Status(code=STATUS[error.code].value[0], message=str(error))
+    for detail in details:
+        status.details.add().Pack(detail)
+    return rpc_status.to_status(status)
+
+
+def raised(error: grpc.aio.AioRpcError) -> ServeError:
+    """The ServeError that a server answered with."""
+    for code, status in STATUS.items():
+        if status is error.code():
+            return ServeError(code, error.details() or status.value[1])
+    return ServeError(Code.INTERNAL, f"the server answered {error.code().name}")

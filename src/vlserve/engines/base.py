@@ -1,0 +1,62 @@
+"""What every engine promises."""
+
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass
+from typing import Protocol
+
+from vlserve.types import Chunk, Request
+
+
+@dataclass(frozen=True, slots=True)
+class EngineInfo:
+    """Fixed facts of a started engine. `weight_bytes` and `cache_bytes` are 0 for an engine that
+    holds no model. `max_context_tokens` bounds prompt and answer together."""
+
+    model: str
+    engine: str
+    device: str
+    dtype: str
+    num_parameters: int
+    weight_bytes: int
+    cache_bytes: int
+    max_context_tokens: int
+    max_running: int
+    is_batched: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What an engine does right now. `num_free_slots` + `num_running` is constant between steps
+    and `num_steps` only grows."""
+
+    num_running: int
+    num_waiting: int
+    num_free_slots: int
+    num_steps: int
+
+
+class Engine(Protocol):
+    """Answers requests.
+
+    `generate` yields at least one Chunk, the last with a finish reason. Closing the iterator
+    (or cancelling the task that reads it) drops the request before the engine's next step.
+    It raises ServeError(INVALID_ARGUMENT, field="messages") for a prompt that does not fit,
+    ServeError(UNAVAILABLE) when the engine closes or dies underneath, and
+    ServeError(INTERNAL) when this one request failed; the others are not disturbed.
+    """
+
+    async def start(self) -> None:
+        """Load whatever the engine needs. Called once, before anything else."""
+
+    @property
+    def info(self) -> EngineInfo:
+        """Facts of the started engine."""
+
+    def generate(self, request: Request) -> AsyncGenerator[Chunk]:
+        """The answer to one request, piece by piece."""
+
+    def load(self) -> Load:
+        """What runs and waits now."""
+
+    async def close(self) -> None:
+        """End running requests with UNAVAILABLE and let everything go. May be called twice."""

@@ -1,0 +1,149 @@
+"""An engine without a model: it says what it was given, word by word."""
+
+import asyncio
+import re
+import zlib
+from collections import deque
+from collections.abc import AsyncGenerator
+
+from vlserve.engines.base import EngineInfo, Load
+from vlserve.engines.stop_strings import StopStrings
+from vlserve.errors import Code, ServeError, invalid
+from vlserve.settings import EngineSettings, ModelSettings
+from vlserve.types import Chunk, FinishReason, Image, Message, Request, Usage
+
+MAX_CONTEXT_TOKENS = 16384
+_WORD = re.compile(r"\s*\S+|\s+$")
+
+
+class EchoEngine:
+    """An Engine whose answer is an account of the request; a token is a word or a picture."""
+
+    def __init__(self, model: ModelSettings, settings: EngineSettings) -> None:
+        self._name = model.name or "echo"
+        self._max_running = settings.max_running
+        self._num_running = 0
+        self._num_steps = 0
+        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._is_closed = False
+
+    async def start(self) -> None:
+        """Nothing to load."""
+
+    @property
+    def info(self) -> EngineInfo:
+        """Facts of an engine that holds no model."""
+        return EngineInfo(
+            model=self._name,
+            engine="echo",
+            device="none",
+            dtype="none",
+            num_parameters=0,
+            weight_bytes=0,
+            cache_bytes=0,
+            max_context_tokens=MAX_CONTEXT_TOKENS,
+            max_running=self._max_running,
+            is_batched=False,
+        )
+
+    def load(self) -> Load:
+        """What runs and waits now."""
+        return Load(
+            num_running=self._num_running,
+            num_waiting=len(self._waiting),
+            num_free_slots=self._max_running - self._num_running,
+            num_steps=self._num_steps,
+        )
+
+    async def generate(self, request: Request) -> AsyncGenerator[Chunk, None]:
+        """The account, a Chunk a word."""
+        image_tokens = sum(1 for message in request.messages for _ in message.pictures())
+        account = "; ".join(_account(message) for message in request.messages)
+        prompt_tokens = image_tokens + sum(
+            len(_WORD.findall(part))
+            for message in request.messages
+            for part in message.content
+            if isinstance(part, str)
+        )
+        num_left = MAX_CONTEXT_TOKENS - prompt_tokens
+        if num_left < 1:
+            raise invalid("messages", f"more than {MAX_CONTEXT_TOKENS} tokens, answer included")
+        words = _WORD.findall(account)
+        limit = min(request.sampling.max_tokens, num_left)
+        stop = StopStrings(request.sampling.stop)
+        await self._take_slot()
+        try:
+            for count, word in enumerate(words, 1):
+                await self._step()
+                text = stop.push(word)
+                token_ids = (zlib.crc32(word.encode()),)
+                finish = _finish_reason(count, len(words), limit, stop)
+                if finish is None:
+                    yield Chunk(text, token_ids)
+                    continue
+                text += stop.finish()
+                usage = Usage(prompt_tokens, image_tokens, completion_tokens=count)
+                yield Chunk(text, token_ids, finish, usage)
+                return
+        finally:
+            self._give_slot_back()
+
+    async def close(self) -> None:
+        """Those who wait or run end with UNAVAILABLE."""
+        self._is_closed = True
+        while self._waiting:
+            self._waiting.popleft().set_exception(_unavailable())
+
+    async def _step(self) -> None:
+        await asyncio.sleep(0)
+        if self._is_closed:
+            raise _unavailable()
+        self._num_steps += 1
+
+    async def _take_slot(self) -> None:
+        if self._is_closed:
+            raise _unavailable()
+        if self._num_running == self._max_running:
+            turn = asyncio.get_running_loop().create_future()
+            self._waiting.append(turn)
+            try:
+                await turn
+            except asyncio.CancelledError:
+                if turn in self._waiting:
+                    self._waiting.remove(turn)
+                elif not turn.cancelled() and turn.exception() is None:
+                    self._give_slot_back()
+                raise
+        else:
+            self._num_running += 1
+
+    def _give_slot_back(self) -> None:
+        # Handed straight to who waits longest: a slot that looked free could be taken by others.
+        while self._waiting:
+            turn = self._waiting.popleft()
+            if not turn.done():
+                turn.set_result(None)
+                return
+        self._num_running -= 1
+
+
+def _account(message: Message[Image]) -> str:
+    texts = " ".join(part for part in message.content if isinstance(part, str))
+    pictures = [f"{p.width}x{p.height} sha256 {p.sha256[:12]}" for p in message.pictures()]
+    said = f"{message.role.value} said: {texts}" if texts else f"{message.role.value} said nothing"
+    if not pictures:
+        return said
+    noun = "picture" if len(pictures) == 1 else "pictures"
+    return f"{said}; {len(pictures)} {noun}: {', '.join(pictures)}"
+
+
+def _finish_reason(
+    count: int, num_words: int, limit: int, stop: StopStrings
+) -> FinishReason | None:
+    if stop.is_stopped or count == num_words:
+        return FinishReason.STOP
+    return FinishReason.LENGTH if count == limit else None
+
+
+def _unavailable() -> ServeError:
+    return ServeError(Code.UNAVAILABLE, "the engine is closed")

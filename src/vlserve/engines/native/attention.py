@@ -1,0 +1,134 @@
+"""Attention of one step over the slots of the KV cache, as Transformers calls it.
+
+Every sequence's numbers are the same whoever else runs: a prompt attends alone, and a decode row
+attends over a key length rounded to a multiple that changes no bit.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.nn import functional
+
+from vlserve.engines.native.batch import Batch, DecodeRows, PromptRows
+
+ATTENTION = "vlserve_slots"
+
+
+@dataclass(frozen=True, slots=True)
+class LayerStep:
+    """One layer's part of a step.
+
+    `query` `[1, num_heads, T, head_dim]`, `key` and `value` `[1, num_kv_heads, T, head_dim]`;
+    `cached_keys` and `cached_values` are the layer's cache.
+    """
+
+    query: torch.Tensor
+    key: torch.Tensor
+    value: torch.Tensor
+    cached_keys: torch.Tensor
+    cached_values: torch.Tensor
+    scaling: float
+    window: int | None
+
+    @property
+    def is_grouped(self) -> bool:
+        """Whether several query heads share a key head."""
+        return self.query.shape[1] != self.key.shape[1]
+
+
+def slot_attention(
+    module: Any,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    *,
+    scaling: float,
+    slot_batch: Batch,
+    sliding_window: int | None = None,
+    **_: object,
+) -> tuple[torch.Tensor, None]:
+    """Write the step's keys and values to the cache and attend: `[1, T, num_heads, head_dim]`.
+
+    The batch says who sees whom; Transformers makes no `attention_mask` for this function.
+    """
+    layer: int = module.layer_idx
+    keys, values = slot_batch.cache.keys[layer], slot_batch.cache.values[layer]
+    step = LayerStep(query, key, value, keys, values, scaling, sliding_window)
+    parts = [_prefill(step, rows) for rows in slot_batch.prompts]
+    if slot_batch.decode is not None:
+        parts.insert(0, _decode(step, slot_batch.decode))
+    if slot_batch.num_padding:
+        parts.append(query.new_zeros(slot_batch.num_padding, query.shape[1], query.shape[3]))
+    out = parts[0] if len(parts) == 1 else torch.cat(parts)
+    return out.unsqueeze(0), None
+
+
+def _decode(step: LayerStep, rows: DecodeRows) -> torch.Tensor:
+    """`[num_rows, num_heads, head_dim]`: each row over its own slot."""
+    num_rows = rows.num_rows
+    step.cached_keys[rows.slots, :, rows.positions] = step.key[0, :, :num_rows].transpose(0, 1)
+    step.cached_values[rows.slots, :, rows.positions] = step.value[0, :, :num_rows].transpose(0, 1)
+    query = step.query[0, :, :num_rows].transpose(0, 1).unsqueeze(2)
+    if rows.holes:
+        padded = query.new_zeros(rows.last - rows.first, *query.shape[1:])
+        padded[rows.slots - rows.first] = query
+        query = padded
+    with _one_thread(query.device):
+        out = functional.scaled_dot_product_attention(
+            query,
+            step.cached_keys[rows.first : rows.last, :, : rows.key_length],
+            step.cached_values[rows.first : rows.last, :, : rows.key_length],
+            attn_mask=rows.mask,
+            scale=step.scaling,
+            enable_gqa=step.is_grouped,
+        )
+    if rows.holes:
+        out = out[rows.slots - rows.first]
+    return out.squeeze(2)
+
+
+@contextmanager
+def _one_thread(device: torch.device) -> Iterator[None]:
+    """One thread for the kernel over one query row a head (CPU).
+
+    Each of several threads has a scratch buffer whose alignment, and so the last bits of its
+    sums, differ from the next one's: a row would depend on which thread the company leaves it.
+    """
+    if device.type != "cpu":
+        yield
+        return
+    num_threads = torch.get_num_threads()
+    # Said even where it is one already: others in the process can set it for the matrix library.
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(num_threads)
+
+
+def _prefill(step: LayerStep, rows: PromptRows) -> torch.Tensor:
+    """`[num_tokens, num_heads, head_dim]`: a prompt over itself."""
+    key = step.key[:, :, rows.start : rows.end]
+    value = step.value[:, :, rows.start : rows.end]
+    length = rows.end - rows.start
+    step.cached_keys[rows.slot, :, :length] = key[0]
+    step.cached_values[rows.slot, :, :length] = value[0]
+    mask = None
+    if step.window is not None and length > step.window:
+        places = torch.arange(length, device=key.device)
+        distance = places[:, None] - places[None, :]
+        mask = (distance >= 0) & (distance < step.window)
+    out = functional.scaled_dot_product_attention(
+        step.query[:, :, rows.start : rows.end],
+        key,
+        value,
+        attn_mask=mask,
+        is_causal=mask is None,
+        scale=step.scaling,
+        enable_gqa=step.is_grouped,
+    )
+    return out[0].transpose(0, 1)

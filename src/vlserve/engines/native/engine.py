@@ -1,0 +1,278 @@
+"""The continuous-batching engine: one thread steps, requests join and leave at every step."""
+
+import asyncio
+import logging
+import queue
+import threading
+from collections.abc import AsyncGenerator, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from vlserve.engines.base import EngineInfo, Load
+from vlserve.engines.native.detokenizer import Detokenizer
+from vlserve.engines.native.runner import Runner
+from vlserve.engines.native.sampler import Sampler
+from vlserve.engines.native.scheduler import Plan, Scheduler
+from vlserve.engines.native.sequence import Sequence
+from vlserve.errors import Code, ServeError, invalid
+from vlserve.models.catalog import load as load_model
+from vlserve.models.prompt import Prompt
+from vlserve.settings import EngineSettings, ModelSettings
+from vlserve.types import Chunk, Request
+
+# Threads that make prompts of requests (scaling pictures, mostly). More would take the
+# processor from the step that everybody waits for.
+NUM_PREPARERS = 2
+_log = logging.getLogger(__name__)
+
+Outcome = tuple[Sequence, Chunk | ServeError]
+
+
+@dataclass(frozen=True, slots=True)
+class Departure:
+    """Told to the step thread: nobody reads this answer any more."""
+
+    sequence: Sequence
+
+
+class NativeEngine:
+    """An Engine over a Transformers model in this process."""
+
+    def __init__(self, model: ModelSettings, settings: EngineSettings) -> None:
+        self._model = model
+        self._settings = settings
+        self._inbox: queue.SimpleQueue[Sequence | Departure | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name="vlserve-step", daemon=True)
+        self._preparers = ThreadPoolExecutor(NUM_PREPARERS, "vlserve-prepare")
+        self._num_preparing = 0
+        self._num_steps = 0
+        # Guards the promise that whatever is in the inbox is answered: closed means nothing
+        # more goes in.
+        self._door = threading.Lock()
+        self._is_closed = False
+
+    async def start(self) -> None:
+        """Load the model, then step. Raises ModelError for a folder that cannot be served."""
+        self._loop = asyncio.get_running_loop()
+        await asyncio.to_thread(self._load_model)
+        self._thread.start()
+
+    @property
+    def info(self) -> EngineInfo:
+        """Facts of the started engine."""
+        return self._info
+
+    def load(self) -> Load:
+        """What runs and waits now; those whose prompt is being made wait as well."""
+        now = self._now
+        ahead = self._num_preparing + self._inbox.qsize()
+        return Load(now.num_running, now.num_waiting + ahead, now.num_free_slots, now.num_steps)
+
+    async def generate(self, request: Request) -> AsyncGenerator[Chunk, None]:
+        """The answer to one request, a Chunk a token."""
+        sequence = self._sequence(request, await self._prepare(request))
+        self._post(sequence)
+        is_done = False
+        try:
+            while not is_done:
+                item = await sequence.outbox.get()
+                is_done = isinstance(item, ServeError) or item.finish_reason is not None
+                if isinstance(item, ServeError):
+                    raise item
+                yield item
+        finally:
+            if not is_done:
+                self._inbox.put(Departure(sequence))
+
+    async def close(self) -> None:
+        """End running requests with UNAVAILABLE and stop."""
+        with self._door:
+            self._is_closed = True
+        self._inbox.put(None)
+        self._preparers.shutdown(wait=False, cancel_futures=True)
+        if self._thread.is_alive():
+            await asyncio.to_thread(self._thread.join)
+
+    def step(self) -> None:
+        """A token for everyone who runs, and the first for whoever joins."""
+        plan, prompts = self._embed(self._scheduler.plan())
+        if not plan.sequences:
+            return
+        try:
+            batch = self._runner.batch(plan, prompts)
+            logits = self._runner.forward(batch)
+            tokens = self._sampler.sample(logits, plan.sequences)
+        except Exception:
+            _log.exception("a step failed, and with it the requests that it ran")
+            self._fail(plan.sequences)
+        else:
+            self._commit(plan, tokens)
+
+    def _commit(self, plan: Plan, tokens: list[int | Exception]) -> None:
+        sampled: list[tuple[Sequence, int]] = []
+        failed: list[Sequence] = []
+        for sequence, token in zip(plan.sequences, tokens, strict=True):
+            if isinstance(token, Exception):
+                _log.error("request %s failed at sampling", sequence.id, exc_info=token)
+                failed.append(sequence)
+            else:
+                sampled.append((sequence, token))
+        self._deliver(self._scheduler.commit(sampled))
+        self._fail(failed)
+
+    def _embed(self, plan: Plan) -> tuple[Plan, list[torch.Tensor]]:
+        prefills: list[Sequence] = []
+        prompts: list[torch.Tensor] = []
+        for sequence in plan.prefills:
+            try:
+                prompts.append(self._runner.embed(sequence))
+                prefills.append(sequence)
+            except Exception:
+                _log.exception("request %s failed at its pictures", sequence.id)
+                self._fail([sequence])
+        return Plan(plan.decodes, tuple(prefills)), prompts
+
+    def _drain_inbox(self) -> bool:
+        """Take in who came and let go of who left; waits for news when there is nothing to do.
+        False when the engine is to end."""
+        is_idle = not self._scheduler.has_work
+        while is_idle or not self._inbox.empty():
+            message = self._inbox.get()
+            is_idle = False
+            if message is None:
+                return False
+            if isinstance(message, Departure):
+                self._scheduler.remove(message.sequence)
+            else:
+                self._scheduler.add(message)
+        self._publish_load()
+        return True
+
+    def _fail(self, sequences: Iterable[Sequence]) -> None:
+        for sequence in sequences:
+            self._scheduler.remove(sequence)
+        self._deliver([(s, ServeError(Code.INTERNAL, "the request failed")) for s in sequences])
+
+    def _deliver(self, outcomes: Iterable[Outcome]) -> None:
+        self._publish_load()
+        self._loop.call_soon_threadsafe(_hand_out, outcomes)
+
+    def _publish_load(self) -> None:
+        scheduler = self._scheduler
+        self._now = Load(
+            num_running=scheduler.num_running,
+            num_waiting=scheduler.num_waiting,
+            num_free_slots=scheduler.num_free_slots,
+            num_steps=self._num_steps,
+        )
+
+    def _run(self) -> None:
+        try:
+            self._runner.enter_thread()
+            with torch.inference_mode():
+                while self._drain_inbox():
+                    self._num_steps += 1
+                    self.step()
+        finally:
+            self._end()
+
+    def _end(self) -> None:
+        """Nobody is left waiting, whether the engine was closed or died."""
+        with self._door:
+            self._is_closed = True
+        left = self._scheduler.remove_all()
+        while not self._inbox.empty():
+            message = self._inbox.get()
+            if isinstance(message, Sequence):
+                left.append(message)
+        self._deliver([(sequence, _unavailable()) for sequence in left])
+
+    def _post(self, sequence: Sequence) -> None:
+        with self._door:
+            if self._is_closed:
+                raise _unavailable()
+            self._inbox.put(sequence)
+
+    async def _prepare(self, request: Request) -> Prompt:
+        if self._is_closed:
+            raise _unavailable()
+        self._num_preparing += 1
+        try:
+            return await self._loop.run_in_executor(
+                self._preparers, self._adapter.prepare, request.messages
+            )
+        except ServeError:
+            raise
+        except Exception as error:
+            _log.exception("request %s failed before it ran", request.id)
+            raise ServeError(Code.INTERNAL, "the request failed") from error
+        finally:
+            self._num_preparing -= 1
+
+    def _sequence(self, request: Request, prompt: Prompt) -> Sequence:
+        num_left = self._info.max_context_tokens - len(prompt.token_ids)
+        if num_left < 1:
+            raise invalid(
+                "messages",
+                f"{len(prompt.token_ids)} tokens do not fit the model's context"
+                f" of {self._info.max_context_tokens}, answer included",
+            )
+        return Sequence(
+            id=request.id,
+            prompt=prompt,
+            sampling=request.sampling,
+            max_new_tokens=min(request.sampling.max_tokens, num_left),
+            stop_token_ids=self._adapter.rules.stop_token_ids,
+            detokenizer=Detokenizer(self._adapter.tokenizer.decode, request.sampling.stop),
+            outbox=asyncio.Queue(),
+        )
+
+    def _load_model(self) -> None:
+        device = _device(self._settings.device)
+        dtype = _dtype(self._settings.dtype, device)
+        self._adapter = load_model(self._model.path, device=device, dtype=dtype)
+        parameters = list(self._adapter.model.parameters())
+        num_parameters = sum(p.numel() for p in parameters)
+        weight_bytes = sum(p.nbytes for p in parameters)
+        self._runner = Runner(self._adapter, self._settings)
+        cache = self._runner.cache
+        self._scheduler = Scheduler(cache.num_slots, cache.clear)
+        self._sampler = Sampler(self._adapter.rules, device)
+        self._info = EngineInfo(
+            model=self._model.name or Path(self._model.path).name,
+            engine="native",
+            device=str(device),
+            dtype=str(dtype).removeprefix("torch."),
+            num_parameters=num_parameters,
+            weight_bytes=weight_bytes,
+            cache_bytes=cache.num_bytes,
+            max_context_tokens=cache.num_tokens,
+            max_running=cache.num_slots,
+            is_batched=True,
+        )
+        self._publish_load()
+
+
+def _hand_out(outcomes: Iterable[Outcome]) -> None:
+    for sequence, outcome in outcomes:
+        sequence.outbox.put_nowait(outcome)
+
+
+def _unavailable() -> ServeError:
+    return ServeError(Code.UNAVAILABLE, "the engine is closed")
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(name)
+
+
+def _dtype(name: str, device: torch.device) -> torch.dtype:
+    if name == "auto":
+        name = "float32" if device.type == "cpu" else "float16"
+    dtype: torch.dtype = getattr(torch, name)
+    return dtype

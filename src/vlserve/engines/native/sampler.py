@@ -1,0 +1,78 @@
+"""Picks the next token of each sequence from its row of logits."""
+
+import math
+from weakref import WeakKeyDictionary
+
+import torch
+from transformers.generation.logits_process import (
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
+
+from vlserve.engines.native.sequence import Sequence
+from vlserve.models.generation import GenerationRules
+
+
+class Sampler:
+    """Greedy or drawn, one row at a time: what is picked depends on no other row.
+
+    A request draws with a generator of its own, the filters in the order in which `generate`
+    applies them: temperature, top_k, top_p.
+    """
+
+    def __init__(self, rules: GenerationRules, device: torch.device) -> None:
+        self._rules = rules
+        self._device = device
+        self._suppressed = torch.tensor(rules.suppressed, dtype=torch.long, device=device)
+        self._generators: WeakKeyDictionary[Sequence, torch.Generator] = WeakKeyDictionary()
+
+    def sample(
+        self, logits: torch.Tensor, sequences: tuple[Sequence, ...]
+    ) -> list[int | Exception]:
+        """The next token of each row, or what failed for that row alone.
+
+        `logits` `f32[num_sequences, vocab_size]` is changed in place.
+        """
+        logits.index_fill_(1, self._suppressed, -math.inf)
+        if self._rules.is_contextual:
+            self._suppress_in_context(logits, sequences)
+        best, greedy = logits.max(dim=1)
+        picked: list[int | Exception] = list(greedy.tolist())
+        for row, value in enumerate(best.tolist()):
+            if not math.isfinite(value):
+                picked[row] = ArithmeticError("the logits are not finite")
+            elif sequences[row].sampling.temperature > 0:
+                try:
+                    picked[row] = self._draw(logits[row : row + 1], sequences[row])
+                except Exception as error:
+                    picked[row] = error
+        return picked
+
+    def _suppress_in_context(self, logits: torch.Tensor, sequences: tuple[Sequence, ...]) -> None:
+        for row, sequence in enumerate(sequences):
+            ruled_out = self._rules.suppressed_after(sequence.prompt.token_ids, sequence.token_ids)
+            logits[row, ruled_out] = -math.inf
+
+    def _draw(self, scores: torch.Tensor, sequence: Sequence) -> int:
+        sampling = sequence.sampling
+        no_ids = torch.empty(1, 0, dtype=torch.long)
+        if sampling.temperature != 1:
+            scores = TemperatureLogitsWarper(float(sampling.temperature))(no_ids, scores)
+        if sampling.top_k:
+            scores = TopKLogitsWarper(sampling.top_k)(no_ids, scores)
+        if sampling.top_p < 1:
+            scores = TopPLogitsWarper(float(sampling.top_p))(no_ids, scores)
+        probabilities = scores.softmax(dim=-1)
+        return int(torch.multinomial(probabilities, 1, generator=self._generator(sequence)))
+
+    def _generator(self, sequence: Sequence) -> torch.Generator:
+        generator = self._generators.get(sequence)
+        if generator is None:
+            generator = torch.Generator(self._device)
+            if sequence.sampling.seed is None:
+                generator.seed()
+            else:
+                generator.manual_seed(sequence.sampling.seed)
+            self._generators[sequence] = generator
+        return generator

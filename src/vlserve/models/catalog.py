@@ -1,0 +1,53 @@
+"""Which adapter serves which model, and how a folder is loaded."""
+
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
+from transformers.utils.logging import disable_progress_bar
+
+from vlserve.models.base import ModelAdapter
+from vlserve.models.errors import ModelError
+
+EMBEDDED = "embedded"
+ADAPTERS = {"idefics2": ("vlserve.models.idefics", "Idefics2")}
+
+
+def model_folder(path: str) -> Path:
+    """The folder that `path` names; 'embedded' is the one inside the package.
+
+    Raises ModelError when there is no model there.
+    """
+    folder = Path(__file__).parent / EMBEDDED if path == EMBEDDED else Path(path)
+    if not (folder / "config.json").is_file():
+        raise ModelError(f"no model at {path!r}: a folder with a config.json is needed")
+    return folder
+
+
+def load(path: str, *, device: torch.device, dtype: torch.dtype) -> ModelAdapter:
+    """The model in a local folder, ready to answer: safetensors only, and no code from the folder.
+
+    Raises ModelError when the folder holds no model or one of a type that is not supported.
+    """
+    folder = model_folder(path)
+    disable_progress_bar()  # type: ignore[no-untyped-call]
+    config = AutoConfig.from_pretrained(folder, local_files_only=True)
+    if config.model_type not in ADAPTERS:
+        supported = ", ".join(sorted(ADAPTERS))
+        raise ModelError(
+            f"model type {config.model_type!r} is not supported; supported: {supported}"
+        )
+    module, name = ADAPTERS[config.model_type]
+    adapter: type[ModelAdapter] = getattr(import_module(module), name)
+    try:
+        processor: Any = AutoProcessor.from_pretrained(  # type: ignore[no-untyped-call]
+            folder, local_files_only=True
+        )
+        model: Any = AutoModelForImageTextToText.from_pretrained(
+            folder, local_files_only=True, use_safetensors=True, config=config, dtype=dtype
+        )
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(f"the model at {path!r} does not load: {error}") from error
+    return adapter(model.to(device).eval(), processor)

@@ -1,0 +1,114 @@
+"""From messages to text sections and special tokens, so that text can never forge a token."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from jinja2 import TemplateError
+from tokenizers import Tokenizer
+
+from vlserve.errors import invalid
+from vlserve.types import Image, Message
+
+# Stands for a text of the conversation while the template is rendered. The template's own output
+# is all that is searched for it, so a caller who types one gains nothing.
+_PLACEHOLDER = re.compile("\ue000([0-9]+)\ue001")
+
+
+@dataclass(frozen=True, slots=True)
+class Special:
+    """A special token that the chat template wrote."""
+
+    text: str
+
+
+class ChatEncoder:
+    """Renders conversations with a processor's chat template and encodes them piece by piece.
+
+    Special tokens in the texts of the conversation stay text: only those that the template
+    itself writes become tokens.
+    """
+
+    def __init__(self, processor: Any) -> None:
+        self._processor = processor
+        backend: Tokenizer = processor.tokenizer.backend_tokenizer
+        # A copy of our own: the flag is state, and the processor's tokenizer must keep its own.
+        self._plain = Tokenizer.from_str(backend.to_str())
+        self._plain.no_truncation()
+        self._plain.no_padding()
+        self._plain.encode_special_tokens = True
+        added = backend.get_added_tokens_decoder()
+        self._ids = {token.content: token_id for token_id, token in added.items() if token.special}
+        self._strips_before = {token.content for token in added.values() if token.lstrip}
+        self._strips_after = {token.content for token in added.values() if token.rstrip}
+        longest_first = sorted(self._ids, key=len, reverse=True)
+        self._specials = re.compile(f"({'|'.join(map(re.escape, longest_first))})")
+        probe = backend.encode("a", add_special_tokens=True)
+        bare = [i for i, mark in enumerate(probe.special_tokens_mask) if not mark]
+        self.prefix = tuple(probe.ids[: bare[0]])
+        self.suffix = tuple(probe.ids[bare[-1] + 1 :])
+        self._bos: str | None = processor.tokenizer.bos_token
+
+    def token_id(self, special: str) -> int:
+        """The id of a special token. Raises KeyError for what is none."""
+        return self._ids[special]
+
+    def split(self, messages: Sequence[Message[Image]]) -> list[Special | str]:
+        """The rendered conversation: special tokens of the template, and sections of text.
+
+        Raises ServeError(INVALID_ARGUMENT) when the template refuses the conversation.
+        """
+        texts: list[str] = []
+        conversation = [
+            {"role": message.role.value, "content": _content(message, texts)}
+            for message in messages
+        ]
+        try:
+            rendered = self._processor.apply_chat_template(
+                conversation, tokenize=False, add_generation_prompt=True
+            )
+        except TemplateError as error:
+            raise invalid("messages", "the model's chat template refuses this order") from error
+        pieces: list[Special | str] = []
+        for index, part in enumerate(self._specials.split(rendered)):
+            if index % 2:
+                pieces.append(Special(part))
+            elif part:
+                pieces.append(_PLACEHOLDER.sub(lambda match: texts[int(match[1])], part))
+        return self._stripped(pieces)
+
+    def encode(self, text: str) -> list[int]:
+        """The ids of a section; whatever it says, none of them is a special token's."""
+        ids: list[int] = self._plain.encode(text, add_special_tokens=False).ids
+        return ids
+
+    def framed(self, pieces: Sequence[Special | str], token_ids: list[int]) -> tuple[int, ...]:
+        """`token_ids` with what the tokenizer puts around a text that does not begin with it."""
+        has_bos = bool(pieces) and pieces[0] == Special(self._bos or "")
+        return tuple(token_ids) if has_bos else (*self.prefix, *token_ids, *self.suffix)
+
+    def _stripped(self, pieces: list[Special | str]) -> list[Special | str]:
+        for index, piece in enumerate(pieces):
+            if not isinstance(piece, str):
+                continue
+            before = pieces[index - 1] if index else None
+            after = pieces[index + 1] if index + 1 < len(pieces) else None
+            text = piece
+            if isinstance(after, Special) and after.text in self._strips_before:
+                text = text.rstrip()
+            if isinstance(before, Special) and before.text in self._strips_after:
+                text = text.lstrip()
+            pieces[index] = text
+        return [piece for piece in pieces if piece]
+
+
+def _content(message: Message[Image], texts: list[str]) -> list[dict[str, str]]:
+    parts: list[dict[str, str]] = []
+    for part in message.content:
+        if isinstance(part, str):
+            parts.append({"type": "text", "text": f"\ue000{len(texts)}\ue001" if part else ""})
+            texts.append(part)
+        else:
+            parts.append({"type": "image"})
+    return parts

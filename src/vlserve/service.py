@@ -1,0 +1,226 @@
+"""The hall that every door opens into: admit, load pictures, bound, stream."""
+
+import asyncio
+import os
+import uuid
+from collections import deque
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import aclosing, contextmanager
+from typing import Final
+
+from vlserve import media
+from vlserve.engines.base import Engine, EngineInfo
+from vlserve.errors import Code, ServeError, invalid
+from vlserve.settings import LimitSettings
+from vlserve.types import ChatRequest, Chunk, Image, ImageRef, Message, Request, Role
+
+MIN_RETRY_S: Final = 0.1
+_DECODERS: Final = min(4, os.cpu_count() or 1)
+_FIRST_DURATION_S: Final = 1.0  # of a request, while none has ended yet
+_RECENT: Final = 32
+_MARGIN: Final = 1.25  # places come free unevenly, and to come in vain costs more than to come late
+
+
+class Queue:
+    """Permits to be inside the hall: at most `num_running` + `num_waiting` at a time.
+
+    Who finds no place is told when to come again. Those who were refused are told different
+    times, one place apart, so that they do not all come back for the same one. How fast places
+    come free is measured only while requests wait, since an idle hall says nothing about it;
+    until then it is guessed from how long a request takes.
+    """
+
+    def __init__(self, num_running: int, num_waiting: int, longest_s: float) -> None:
+        self._num_running = num_running
+        self._num_places = num_running + num_waiting
+        self._longest_s = longest_s
+        self._num_inside = 0
+        self._intervals_s: deque[float] = deque(maxlen=_RECENT)
+        self._durations_s: deque[float] = deque([_FIRST_DURATION_S], maxlen=_RECENT)
+        self._last_free_s = 0.0
+        self._promised_s = 0.0
+        self._empty = asyncio.Event()
+        self._empty.set()
+
+    @property
+    def num_inside(self) -> int:
+        """Permits that are out now."""
+        return self._num_inside
+
+    @contextmanager
+    def permit(self) -> Iterator[None]:
+        """A place for as long as the context lasts. Raises ServeError(OVERLOADED) at once
+        where there is none."""
+        if self._num_inside >= self._num_places:
+            raise ServeError(
+                Code.OVERLOADED,
+                "too many requests are running and waiting",
+                retry_after_s=self._retry_after_s(),
+            )
+        begin_s = asyncio.get_running_loop().time()
+        self._num_inside += 1
+        if self._num_inside == self._num_running + 1:  # the first who waits
+            self._last_free_s = begin_s
+        self._empty.clear()
+        try:
+            yield
+        finally:
+            self._release(begin_s)
+
+    async def empty(self) -> None:
+        """Returns when nobody is inside."""
+        await self._empty.wait()
+
+    def _release(self, begin_s: float) -> None:
+        now = asyncio.get_running_loop().time()
+        if self._num_inside > self._num_running:  # somebody waited for this place
+            self._intervals_s.append(now - self._last_free_s)
+            self._last_free_s = now
+        self._durations_s.append(now - begin_s)
+        self._num_inside -= 1
+        if self._num_inside == 0:
+            self._empty.set()
+
+    def _retry_after_s(self) -> float:
+        now = asyncio.get_running_loop().time()
+        if self._intervals_s:
+            interval_s = sum(self._intervals_s) / len(self._intervals_s)
+        else:
+            interval_s = sum(self._durations_s) / len(self._durations_s) / self._num_running
+        interval_s *= _MARGIN
+        latest = now + self._longest_s  # by then whoever is inside now is answered or timed out
+        self._promised_s = min(max(now, self._promised_s) + interval_s, latest)
+        return max(MIN_RETRY_S, self._promised_s - now)
+
+
+class Service:
+    """One engine behind admission, decoding and deadlines. Starts closed: `open` lets in."""
+
+    def __init__(self, engine: Engine, limits: LimitSettings) -> None:
+        self._engine = engine
+        self._limits = limits
+        self._queue: Queue | None = None
+        self._is_draining = False
+        self._decoders = ThreadPoolExecutor(_DECODERS, thread_name_prefix="decode")
+
+    @property
+    def num_inside(self) -> int:
+        """Requests that hold a permit: running and waiting ones."""
+        return self._queue.num_inside if self._queue else 0
+
+    def models(self) -> tuple[EngineInfo, ...]:
+        """What this hall answers for. Raises ServeError(UNAVAILABLE) unless it is open."""
+        self._opened_queue()
+        return (self._engine.info,)
+
+    def open(self) -> None:
+        """Let in as many as the engine, which has started, runs and the limit lets wait."""
+        limits = self._limits
+        self._queue = Queue(self._engine.info.max_running, limits.max_waiting, limits.timeout_s)
+
+    async def drain(self) -> None:
+        """Refuse new requests with UNAVAILABLE and return when the last one inside has ended."""
+        self._is_draining = True
+        if self._queue is not None:
+            await self._queue.empty()
+
+    def close(self) -> None:
+        """Let go of the decoding threads, without waiting for a picture that nobody wants."""
+        self._is_draining = True
+        self._decoders.shutdown(wait=False, cancel_futures=True)
+
+    async def chat(
+        self, request: ChatRequest, timeout_s: float | None = None
+    ) -> AsyncGenerator[Chunk]:
+        """The answer, piece by piece, the last piece with a finish reason.
+
+        `timeout_s` is the caller's deadline; the limit's own holds as well. Closing the iterator
+        at any time ends the work. Raises ServeError: NOT_FOUND for a model that is not served,
+        INVALID_ARGUMENT naming the field, OVERLOADED with a time to come again,
+        DEADLINE_EXCEEDED, UNAVAILABLE while starting or draining, or what the engine raises.
+        """
+        limit_s = self._limits.timeout_s
+        deadline_s = asyncio.get_running_loop().time() + (
+            limit_s if timeout_s is None else min(timeout_s, limit_s)
+        )
+        queue = self._opened_queue()
+        if request.model not in ("", self._engine.info.model):
+            raise ServeError(Code.NOT_FOUND, "is not a model that is served here", field="model")
+        check(request, self._limits)
+        with queue.permit():
+            async with aclosing(self._answer(request)) as answer:
+                while (chunk := await _before(deadline_s, answer)) is not None:
+                    yield chunk
+
+    async def _answer(self, request: ChatRequest) -> AsyncGenerator[Chunk]:
+        messages = await self._loaded(request.messages)
+        admitted = Request(uuid.uuid4().hex, messages, request.sampling)
+        async with aclosing(self._engine.generate(admitted)) as chunks:
+            async for chunk in chunks:
+                yield chunk
+
+    async def _loaded(self, messages: tuple[Message[ImageRef], ...]) -> tuple[Message[Image], ...]:
+        """All pictures of a request decoded together, off the event loop."""
+        loop = asyncio.get_running_loop()
+        max_pixels = self._limits.max_image_pixels
+        refs = [ref for message in messages for ref in message.pictures()]
+        images = await asyncio.gather(
+            *(loop.run_in_executor(self._decoders, media.load, ref, max_pixels) for ref in refs)
+        )
+        of_ref = iter(images)
+        return tuple(
+            Message(
+                message.role,
+                tuple(p if isinstance(p, str) else next(of_ref) for p in message.content),
+            )
+            for message in messages
+        )
+
+    def _opened_queue(self) -> Queue:
+        if self._queue is not None and not self._is_draining:
+            return self._queue
+        message = "the server is shutting down" if self._is_draining else "the server is starting"
+        raise ServeError(Code.UNAVAILABLE, message, retry_after_s=_FIRST_DURATION_S)
+
+
+async def _before(deadline_s: float, chunks: AsyncIterator[Chunk]) -> Chunk | None:
+    """The next chunk, None at the end. One at a time: a timeout that spans a `yield` would
+    strike whatever the reader does in between."""
+    late = ServeError(Code.DEADLINE_EXCEEDED, "not answered in time")
+    if asyncio.get_running_loop().time() >= deadline_s:
+        raise late
+    try:
+        async with asyncio.timeout_at(deadline_s) as deadline:
+            return await anext(chunks, None)
+    except TimeoutError:
+        if deadline.expired():
+            raise late from None
+        raise
+
+
+def check(request: ChatRequest, limits: LimitSettings) -> None:
+    """Whether a request makes sense and keeps the limits, told from its form alone.
+
+    Raises ServeError(INVALID_ARGUMENT) naming the field: `messages[i].role`, `messages[i]`,
+    `max_tokens`, or the `field` of the first picture too many.
+    """
+    messages = request.messages
+    if not messages:
+        raise invalid("messages", "must not be empty")
+    for i, message in enumerate(messages):
+        if message.role is Role.SYSTEM and i > 0:
+            raise invalid(f"messages[{i}].role", "only the first message may be the system's")
+        if not any(message.content):
+            raise invalid(f"messages[{i}]", "must hold a text or a picture")
+        for ref in message.pictures():
+            if message.role is not Role.USER:
+                raise invalid(ref.field, "only the user's messages may hold pictures")
+    if messages[-1].role is not Role.USER:
+        raise invalid(f"messages[{len(messages) - 1}].role", "the last message must be the user's")
+    refs = [ref for message in messages for ref in message.pictures()]
+    if len(refs) > limits.max_images:
+        field = refs[limits.max_images].field
+        raise invalid(field, f"a request may hold at most {limits.max_images} pictures")
+    if request.sampling.max_tokens > limits.max_new_tokens:
+        raise invalid("max_tokens", f"must be at most {limits.max_new_tokens}")

@@ -1,0 +1,175 @@
+"""One frozen tree of settings: the only reader of the environment and of vlserve.toml.
+
+Later wins: defaults < vlserve.toml < environment (VLSERVE_ENGINE__MAX_RUNNING) < flags
+(--engine.max-running), one name in all four. Unknown keys are refused.
+"""
+
+import os
+import tomllib
+from collections.abc import Iterator, Mapping
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_settings import (
+    BaseSettings,
+    EnvSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    SettingsError,
+    TomlConfigSettingsSource,
+)
+
+SETTINGS_FILE = Path("vlserve.toml")
+MIB = 1024 * 1024
+PILLOW_MAX_PIXELS = 89_478_485  # above it the decoder itself speaks of a bomb
+
+
+class _Room(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ModelSettings(_Room):
+    """Which model, and the name it is served under."""
+
+    path: str = Field("embedded", description="a model folder, or 'embedded' for the one inside")
+    name: str = Field("", description="the served name; empty: the folder's name")
+
+
+class EngineSettings(_Room):
+    """How requests are answered."""
+
+    kind: Literal["native", "echo"] = Field(
+        "native", description="native: the model; echo: no model, says what it was given"
+    )
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where the model runs")
+    dtype: Literal["auto", "float32", "float16", "bfloat16"] = Field(
+        "auto", description="number format; auto: float32 on cpu, float16 on cuda"
+    )
+    max_running: int = Field(16, ge=1, le=1024, description="requests in one batch (slots)")
+    cache_mib: int = Field(
+        512, ge=1, description="bound of the KV cache in MiB; work beyond it waits"
+    )
+
+
+class LimitSettings(_Room):
+    """Bounds of one request and of the queue: the same at each door."""
+
+    max_waiting: int = Field(64, ge=0, description="requests that may wait for a slot")
+    max_message_mib: int = Field(64, ge=1, le=1024, description="largest message, MiB")
+    max_images: int = Field(16, ge=0, description="pictures in a request")
+    max_image_pixels: int = Field(
+        50_000_000,
+        ge=1,
+        le=PILLOW_MAX_PIXELS,
+        description="width times height of a picture, judged before decoding",
+    )
+    max_new_tokens: int = Field(4096, ge=1, description="largest max_tokens of a request")
+    timeout_s: float = Field(120.0, gt=0, description="longest time of a request, s")
+    drain_s: float = Field(
+        30.0, ge=0, description="longest time that running requests get at shutdown, s"
+    )
+
+
+class GrpcSettings(_Room):
+    """The gRPC door."""
+
+    host: str = Field("127.0.0.1", description="address to listen on")
+    port: int = Field(50051, ge=0, le=65535, description="port; 0 takes a free one")
+
+
+class Settings(BaseSettings):
+    """Everything that can be set. Raises pydantic.ValidationError naming a wrong key."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="VLSERVE_",
+        env_nested_delimiter="__",
+        toml_file=SETTINGS_FILE,
+        frozen=True,
+        extra="forbid",
+    )
+
+    model: ModelSettings = ModelSettings()
+    engine: EngineSettings = EngineSettings()
+    limits: LimitSettings = LimitSettings()
+    grpc: GrpcSettings = GrpcSettings()
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Flags (given to the constructor), environment, file: first wins."""
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
+
+
+class Origin(StrEnum):
+    """Where a setting's value came from."""
+
+    DEFAULT = "default"
+    FILE = "file"
+    ENVIRONMENT = "environment"
+    FLAG = "flag"
+
+
+class WrongSettings(Exception):  # noqa: N818  what it says is about the settings, not the code
+    """Settings that cannot be used. The text names each wrong key and where it stands."""
+
+
+def names() -> Iterator[tuple[str, str, str]]:
+    """Room, name and description of each setting, in order."""
+    for room, room_field in Settings.model_fields.items():
+        for name, field in type(room_field.default).model_fields.items():
+            yield room, name, field.description or ""
+
+
+def read(flags: Mapping[str, Mapping[str, str]]) -> tuple[Settings, dict[str, Origin]]:
+    """The settings, and of each by its dotted name where it came from.
+
+    `flags` is room -> name -> text. Raises WrongSettings.
+    """
+    given: dict[Origin, Any] = {Origin.FLAG: flags}
+    try:
+        given[Origin.ENVIRONMENT] = EnvSettingsSource(Settings)()
+        given[Origin.FILE] = TomlConfigSettingsSource(Settings)()
+    except tomllib.TOMLDecodeError as error:
+        raise WrongSettings(f"{SETTINGS_FILE}: {error}") from None
+    except SettingsError as error:
+        raise WrongSettings(f"environment: {error}") from None
+    _refuse_unknown_variables()
+
+    def origin(*path: str | int) -> Origin:
+        return next((o for o, tree in given.items() if _holds(tree, path)), Origin.DEFAULT)
+
+    try:
+        settings = Settings.model_validate({room: dict(named) for room, named in flags.items()})
+    except ValidationError as error:
+        raise WrongSettings(
+            "\n".join(
+                f"{'.'.join(map(str, item['loc']))}: {item['msg']} ({origin(*item['loc'])})"
+                for item in error.errors()
+            )
+        ) from None
+    return settings, {f"{room}.{name}": origin(room, name) for room, name, _ in names()}
+
+
+def _holds(tree: Any, path: tuple[str | int, ...]) -> bool:
+    for step in path:
+        if not isinstance(tree, Mapping) or step not in tree:
+            return False
+        tree = tree[step]
+    return True
+
+
+def _refuse_unknown_variables() -> None:
+    prefix = "VLSERVE_"
+    known = {f"{prefix}{room}__{name}".upper() for room, name, _ in names()}
+    known |= {f"{prefix}{room}".upper() for room in Settings.model_fields}
+    for variable in os.environ:
+        if variable.upper().startswith(prefix) and variable.upper() not in known:
+            raise WrongSettings(f"{variable}: no such setting (environment)")

@@ -1,0 +1,158 @@
+"""The nouns of a request's trip: ChatRequest -> Request -> (Sequence) -> Chunk."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Generic, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from vlserve.errors import invalid
+
+MAX_SEED = 2**63 - 1
+MAX_STOP_STRINGS = 16
+MAX_STOP_CHARACTERS = 256
+DEFAULT_MAX_TOKENS = 200
+
+
+Picture = TypeVar("Picture")
+
+
+class Role(StrEnum):
+    """Who said a message."""
+
+    SYSTEM = "system"
+    USER = "user"
+    ASSISTANT = "assistant"
+
+
+class FinishReason(StrEnum):
+    """Why an answer ended: the model or a stop string ended it, or it reached a bound."""
+
+    STOP = "stop"
+    LENGTH = "length"
+
+
+@dataclass(frozen=True, slots=True)
+class ImageRef:
+    """An untrusted picture: encoded `data` as the caller sent it, in the caller's `field`."""
+
+    data: bytes = field(repr=False)
+    field: str = "image"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Image:
+    """A trusted picture, made only by media: `pixels` uint8[height, width, 3] in sRGB order RGB.
+
+    `sha256` is the hex digest of the size and the pixels: equal digests mean equal pictures.
+    """
+
+    pixels: npt.NDArray[np.uint8] = field(repr=False)
+    sha256: str
+
+    @property
+    def height(self) -> int:
+        """Height in pixels."""
+        return int(self.pixels.shape[0])
+
+    @property
+    def width(self) -> int:
+        """Width in pixels."""
+        return int(self.pixels.shape[1])
+
+
+@dataclass(frozen=True, slots=True)
+class Message(Generic[Picture]):
+    """One turn: texts and pictures in the order in which the caller put them."""
+
+    role: Role
+    content: tuple[str | Picture, ...]
+
+    def pictures(self) -> Iterator[Picture]:
+        """The pictures of this turn, in order."""
+        return (part for part in self.content if not isinstance(part, str))
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingParams:
+    """How the next token is chosen and when to stop.
+
+    `temperature` 0 is greedy. `top_k` 0 and `top_p` 1 switch those filters off. `seed` makes a
+    sampled answer repeatable, whatever else runs beside it; None draws a fresh one. A stop
+    string ends the answer and is not part of it.
+
+    Raises ServeError(INVALID_ARGUMENT) naming the field of a value out of bounds.
+    """
+
+    max_tokens: int = DEFAULT_MAX_TOKENS
+    temperature: float = 0.0
+    top_p: float = 1.0
+    top_k: int = 0
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.max_tokens < 1:
+            raise invalid("max_tokens", "must be at least 1")
+        if not (math.isfinite(self.temperature) and 0 <= self.temperature <= 2):
+            raise invalid("temperature", "must be between 0 and 2")
+        if not 0 < self.top_p <= 1:
+            raise invalid("top_p", "must be above 0 and at most 1")
+        if self.top_k < 0:
+            raise invalid("top_k", "must be 0 (off) or more")
+        if self.seed is not None and not 0 <= self.seed <= MAX_SEED:
+            raise invalid("seed", f"must be between 0 and {MAX_SEED}")
+        if len(self.stop) > MAX_STOP_STRINGS:
+            raise invalid("stop", f"at most {MAX_STOP_STRINGS} stop strings")
+        if not all(0 < len(stop) <= MAX_STOP_CHARACTERS for stop in self.stop):
+            raise invalid("stop", f"each must have 1 to {MAX_STOP_CHARACTERS} characters")
+
+
+@dataclass(frozen=True, slots=True)
+class ChatRequest:
+    """What a door hands over. `model` is "" where the caller named none."""
+
+    messages: tuple[Message[ImageRef], ...]
+    sampling: SamplingParams = SamplingParams()
+    model: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What an engine is given: admitted, its pictures decoded. From here on no fault is the
+    caller's, but for a prompt that is longer than the model's context."""
+
+    id: str
+    messages: tuple[Message[Image], ...]
+    sampling: SamplingParams = SamplingParams()
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Token counts of one request. `image_tokens` counts the part of `prompt_tokens` that
+    stands for pictures, marks included."""
+
+    prompt_tokens: int
+    image_tokens: int
+    completion_tokens: int
+
+    @property
+    def text_tokens(self) -> int:
+        """The part of `prompt_tokens` that is text."""
+        return self.prompt_tokens - self.image_tokens
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """A piece of an answer. The last one, and only it, has `finish_reason` and `usage`.
+
+    `text` may be empty while a character or a possible stop string is still incomplete.
+    """
+
+    text: str
+    token_ids: tuple[int, ...] = ()
+    finish_reason: FinishReason | None = None
+    usage: Usage | None = None

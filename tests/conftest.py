@@ -1,0 +1,25 @@
+"""A tiny model folder and its oracle, made once."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.oracle import Oracle
+from tests.tiny_model import write_tiny_model
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> None:
+    """Models this small only lose by more, and tests run beside each other."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_model(tmp_path_factory.mktemp("tiny") / "model")
+
+
+@pytest.fixture(scope="session")
+def oracle(tiny_folder: Path) -> Oracle:
+    return Oracle(tiny_folder)

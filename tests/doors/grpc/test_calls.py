@@ -1,0 +1,247 @@
+"""What the calls answer and what they refuse, over a real channel."""
+
+import hashlib
+from typing import Any
+
+import grpc
+import grpc.aio
+import pytest
+from google.rpc import error_details_pb2
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+
+from tests.doors.grpc.live import detail, live, png, refusal, retry_after_s
+from tests.scripted import MODEL
+from vlserve.doors.grpc.pb import vision_pb2 as pb
+from vlserve.doors.grpc.server import GrpcDoor
+from vlserve.settings import GrpcSettings, LimitSettings
+
+# One event loop for all: grpc.aio holds on to the first one that it meets.
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+SHA = hashlib.sha256(b"8x6:" + bytes([255, 0, 0]) * 48).hexdigest()
+USER = pb.ROLE_USER
+TEXT = pb.Part(text="hello")
+
+
+def user(*parts: pb.Part) -> pb.Message:
+    return pb.Message(role=USER, parts=parts)
+
+
+async def test_picture_and_prompt() -> None:
+    async with live() as house:
+        answer = await house.client.chat(pb.VisionRequest(image=png(), prompt="what is this"))
+    assert answer.text == f"{SHA} what is this "
+    assert answer.finish_reason == pb.FINISH_REASON_STOP
+    assert answer.model == MODEL
+    assert answer.usage == pb.Usage(
+        prompt_tokens=14, text_tokens=4, image_tokens=10, completion_tokens=4
+    )
+
+
+async def test_defaults_are_greedy_and_two_hundred_tokens() -> None:
+    async with live() as house:
+        await house.client.chat(pb.VisionRequest(prompt="hello"))
+        sampling = house.engine.seen[0].sampling
+    assert (sampling.max_tokens, sampling.temperature) == (200, 0)
+    assert (sampling.top_p, sampling.top_k, sampling.seed, sampling.stop) == (1, 0, None, ())
+
+
+async def test_stream_has_the_same_text_in_pieces() -> None:
+    async with live() as house:
+        request = pb.VisionRequest(image=png(), prompt="what is this")
+        pieces = [piece async for piece in house.client.chat_stream(request)]
+        whole = await house.client.chat(request)
+    assert [piece.text for piece in pieces] == [f"{SHA} ", "what ", "is ", "this ", ""]
+    assert all(not piece.HasField("usage") for piece in pieces[:-1])
+    assert {piece.finish_reason for piece in pieces[:-1]} == {pb.FINISH_REASON_UNSPECIFIED}
+    assert pieces[-1].finish_reason == whole.finish_reason
+    assert pieces[-1].usage == whole.usage
+
+
+async def test_turns_and_pictures_keep_their_order() -> None:
+    async with live() as house:
+        request = pb.VisionRequest(
+            messages=[
+                pb.Message(role=pb.ROLE_SYSTEM, parts=[TEXT]),
+                user(pb.Part(image=png()), pb.Part(text="first")),
+                pb.Message(role=pb.ROLE_ASSISTANT, parts=[TEXT]),
+                user(pb.Part(text="a"), pb.Part(image=png((0, 0, 9))), pb.Part(text="b")),
+            ],
+            sampling=pb.Sampling(
+                max_tokens=7, temperature=0.7, top_p=0.5, top_k=3, seed=0, stop=["x", "y"]
+            ),
+            model=MODEL,
+        )
+        await house.client.chat(request)
+        seen = house.engine.seen[0]
+    assert [message.role for message in seen.messages] == ["system", "user", "assistant", "user"]
+    kinds = [[type(part).__name__ for part in message.content] for message in seen.messages]
+    assert kinds == [["str"], ["Image", "str"], ["str"], ["str", "Image", "str"]]
+    assert seen.sampling.seed == 0
+    assert seen.sampling.stop == ("x", "y")
+    assert seen.sampling.temperature == pytest.approx(0.7)
+
+
+REFUSED: list[tuple[str, dict[str, Any]]] = [
+    ("prompt", {}),
+    ("image", {"image": b"no picture", "prompt": "p"}),
+    ("image", {"image": png(), "messages": [user(TEXT)]}),
+    ("prompt", {"prompt": "p", "messages": [user(TEXT)]}),
+    ("messages[0].role", {"messages": [pb.Message(parts=[TEXT])]}),
+    ("messages[0].role", {"messages": [pb.Message(role=9, parts=[TEXT])]}),  # type: ignore[arg-type]
+    ("messages[0].parts", {"messages": [pb.Message(role=USER)]}),
+    ("messages[0].parts[1]", {"messages": [user(TEXT, pb.Part())]}),
+    ("messages[0]", {"messages": [user(pb.Part(text=""))]}),
+    ("messages[0].parts[1].image", {"messages": [user(TEXT, pb.Part(image=b"x"))]}),
+    ("messages[0].parts[0].image", {"messages": [user(pb.Part(image=b""), TEXT)]}),
+    (
+        "messages[1].role",
+        {"messages": [user(TEXT), pb.Message(role=pb.ROLE_ASSISTANT, parts=[TEXT])]},
+    ),
+    (
+        "messages[1].role",
+        {"messages": [user(TEXT), pb.Message(role=pb.ROLE_SYSTEM, parts=[TEXT]), user(TEXT)]},
+    ),
+    (
+        "messages[0].parts[0].image",
+        {
+            "messages": [
+                pb.Message(role=pb.ROLE_SYSTEM, parts=[pb.Part(image=png())]),
+                user(TEXT),
+            ]
+        },
+    ),
+    ("messages[0].parts[2].image", {"messages": [user(*[pb.Part(image=png())] * 3)]}),
+    ("sampling.temperature", {"prompt": "p", "sampling": pb.Sampling(temperature=2.5)}),
+    ("sampling.temperature", {"prompt": "p", "sampling": pb.Sampling(temperature=float("nan"))}),
+    ("sampling.top_p", {"prompt": "p", "sampling": pb.Sampling(top_p=0)}),
+    ("sampling.max_tokens", {"prompt": "p", "sampling": pb.Sampling(max_tokens=0)}),
+    ("sampling.max_tokens", {"prompt": "p", "sampling": pb.Sampling(max_tokens=99999)}),
+    ("sampling.seed", {"prompt": "p", "sampling": pb.Sampling(seed=2**64 - 1)}),
+    ("sampling.stop", {"prompt": "p", "sampling": pb.Sampling(stop=[""])}),
+]
+
+
+@pytest.mark.parametrize("is_stream", [False, True], ids=["unary", "stream"])
+async def test_refusals_name_the_callers_field(is_stream: bool) -> None:
+    async with live(max_images=2) as house:
+        for field, request in REFUSED:
+            wire = pb.VisionRequest(**request)
+            error = (await refusal(house.client, wire, is_stream=is_stream)).error
+            assert error.code() is grpc.StatusCode.INVALID_ARGUMENT, (field, error)
+            (violation,) = detail(error, error_details_pb2.BadRequest).field_violations
+            assert violation.field == field
+            assert error.details() == f"{field}: {violation.description}"
+        assert not house.engine.seen
+        assert house.service.num_inside == 0
+
+
+@pytest.mark.parametrize(
+    ("path", "request_bytes"),
+    [
+        ("request", pb.VisionRequest(prompt="p").SerializeToString() + b"\x98\x06\x01"),
+        ("sampling", b"\x12\x01p\x2a\x03\x98\x06\x01"),
+        ("messages[0]", b"\x22\x0a\x08\x02\x12\x03\x0a\x01p\x98\x06\x01"),
+        ("messages[0].parts[0]", b"\x22\x0a\x08\x02\x12\x06\x0a\x01p\x98\x06\x01"),
+    ],
+)
+async def test_a_field_that_this_server_does_not_know_is_refused(
+    path: str, request_bytes: bytes
+) -> None:
+    async with live() as house:
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await house.client.chat(pb.VisionRequest.FromString(request_bytes))
+    assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert refused.value.details() == f"{path}: field number 99 is not known"
+
+
+async def test_unknown_model_is_not_found() -> None:
+    async with live() as house:
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await house.client.chat(pb.VisionRequest(prompt="p", model="other"))
+    assert refused.value.code() is grpc.StatusCode.NOT_FOUND
+    assert (refused.value.details() or "").startswith("model: ")
+
+
+@pytest.mark.parametrize("is_stream", [False, True], ids=["unary", "stream"])
+async def test_a_failure_inside_says_nothing_about_the_inside(
+    is_stream: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with live() as house:
+        wire = pb.VisionRequest(prompt="a break")
+        failed = await refusal(house.client, wire, is_stream=is_stream)
+        assert house.service.num_inside == 0
+    assert failed.error.code() is grpc.StatusCode.INTERNAL
+    assert failed.error.details() == "the server failed to answer this request"
+    assert failed.texts == (["a "] if is_stream else [])
+    assert "Traceback" in caplog.text
+
+
+async def test_models() -> None:
+    async with live() as house:
+        answer = await house.client.list_models(pb.ListModelsRequest())
+    (model,) = answer.models
+    assert model == pb.Model(
+        name=MODEL, engine="scripted", max_context_tokens=4096, is_batched=True
+    )
+
+
+async def test_before_it_is_open_nothing_is_answered_and_health_says_so() -> None:
+    async with live(is_open=False) as house:
+        assert not await house.client.is_serving()
+        assert not await house.client.is_serving("")
+        for call in (
+            house.client.chat(pb.VisionRequest(prompt="p")),
+            house.client.list_models(pb.ListModelsRequest()),
+        ):
+            with pytest.raises(grpc.aio.AioRpcError) as refused:
+                await call
+            assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
+            assert retry_after_s(refused.value) > 0
+        house.service.open()
+        await house.door.announce(is_serving=True)
+        assert await house.client.is_serving()
+        assert await house.client.is_serving("")
+        assert not await house.client.is_serving("no.such.Service")
+
+
+async def test_reflection_lists_the_service_and_its_file() -> None:
+    async with live() as house, grpc.aio.insecure_channel(house.door.address) as channel:
+        stub = reflection_pb2_grpc.ServerReflectionStub(channel)
+        requests = [
+            reflection_pb2.ServerReflectionRequest(list_services=""),
+            reflection_pb2.ServerReflectionRequest(file_containing_symbol="vision.VisionService"),
+        ]
+        listed, file = [answer async for answer in stub.ServerReflectionInfo(iter(requests))]
+    names = {service.name for service in listed.list_services_response.service}
+    assert {"vision.VisionService", "grpc.health.v1.Health"} <= names
+    (described,) = file.file_descriptor_response.file_descriptor_proto
+    assert described == pb.DESCRIPTOR.serialized_pb
+
+
+async def test_every_call_of_the_proto_file_is_answered() -> None:
+    methods = pb.DESCRIPTOR.services_by_name["VisionService"].methods
+    async with live() as house, grpc.aio.insecure_channel(house.door.address) as channel:
+        for method in methods:
+            path = f"/{method.containing_service.full_name}/{method.name}"
+            call = channel.unary_unary(path, None, None)
+            with pytest.raises(grpc.aio.AioRpcError) as refused:
+                await call(b"\x98\x06\x01")
+            assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT, method.name
+
+
+async def test_a_message_above_the_bound_is_refused_and_one_below_is_not() -> None:
+    async with live(max_message_mib=1) as house:
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await house.client.chat(pb.VisionRequest(prompt="x" * (1 << 20)))
+        assert refused.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        text = "x" * ((1 << 20) - 100)
+        assert (await house.client.chat(pb.VisionRequest(prompt=text))).text == text + " "
+
+
+async def test_a_taken_port_is_an_error() -> None:
+    async with live() as house:
+        port = int(house.door.address.rsplit(":", 1)[1])
+        second = GrpcDoor(house.service, LimitSettings(), GrpcSettings(port=port))
+        with pytest.raises(OSError, match=f"cannot listen on 127.0.0.1:{port}"):
+            await second.start()
+        await second.stop()

@@ -1,0 +1,51 @@
+"""Run an engine and gather what it answers."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from vlserve.engines.base import Engine
+from vlserve.engines.native.engine import NativeEngine
+from vlserve.settings import EngineSettings, ModelSettings
+from vlserve.types import Chunk, FinishReason, Request, Usage
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """All chunks of an answer as one."""
+
+    text: str
+    token_ids: list[int]
+    finish_reason: FinishReason
+    usage: Usage
+    chunks: list[Chunk]
+
+
+async def answer(engine: Engine, request: Request) -> Answer:
+    """The whole answer; asserts that only the last chunk ends it."""
+    chunks = [chunk async for chunk in engine.generate(request)]
+    last = chunks[-1]
+    assert last.finish_reason is not None
+    assert last.usage is not None
+    assert all(c.finish_reason is None and c.usage is None for c in chunks[:-1])
+    token_ids = [token_id for chunk in chunks for token_id in chunk.token_ids]
+    assert last.usage.completion_tokens == len(token_ids)
+    text = "".join(chunk.text for chunk in chunks)
+    return Answer(text, token_ids, last.finish_reason, last.usage, chunks)
+
+
+@asynccontextmanager
+async def running(
+    folder: Path, *, max_running: int = 4, cache_mib: int = 16
+) -> AsyncIterator[NativeEngine]:
+    """A started native engine on a model folder."""
+    engine = NativeEngine(
+        ModelSettings(path=str(folder)),
+        EngineSettings(max_running=max_running, cache_mib=cache_mib),
+    )
+    await engine.start()
+    try:
+        yield engine
+    finally:
+        await engine.close()

@@ -1,0 +1,113 @@
+"""What fails, fails alone; what fails for all is said to all, and the engine goes on."""
+
+import asyncio
+import random
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.asked import request
+from tests.engines.collect import answer, running
+from vlserve.engines.base import Engine
+from vlserve.engines.native.batch import Batch
+from vlserve.engines.native.sequence import Sequence
+from vlserve.errors import Code, ServeError
+from vlserve.models.prompt import Prompt
+from vlserve.types import Image, Message, Request, SamplingParams
+
+REQUESTS = [
+    request(random.Random(i), str(i), sampling=SamplingParams(max_tokens=12)) for i in range(4)
+]
+
+
+def internal(outcome: object) -> bool:
+    return isinstance(outcome, ServeError) and outcome.code is Code.INTERNAL
+
+
+async def test_a_prompt_that_breaks_fails_alone(tiny_folder: Path) -> None:
+    async with running(tiny_folder) as engine:
+        prepare = engine._adapter.prepare
+
+        def breaks(messages: tuple[Message[Image], ...]) -> Prompt:
+            if messages is REQUESTS[1].messages:
+                raise RuntimeError("secret")
+            return prepare(messages)
+
+        engine._adapter.prepare = breaks  # type: ignore[assignment, method-assign]
+        await one_fails(engine, 1)
+
+
+async def test_pictures_that_break_the_tower_fail_alone(tiny_folder: Path) -> None:
+    async with running(tiny_folder) as engine:
+        embed = engine._runner.embed
+
+        def breaks(sequence: Sequence) -> torch.Tensor:
+            if sequence.id == "2":
+                raise RuntimeError("secret")
+            return embed(sequence)
+
+        engine._runner.embed = breaks  # type: ignore[method-assign]
+        await one_fails(engine, 2)
+
+
+async def one_fails(engine: Engine, index: int) -> None:
+    outcomes = await together(engine)
+    assert internal(outcomes[index])
+    assert "secret" not in str(outcomes[index])
+    assert sum(map(internal, outcomes)) == 1
+    assert engine.load().num_free_slots == 4
+
+
+async def together(engine: Engine) -> list[object]:
+    answers = (answer(engine, each) for each in REQUESTS)
+    return list(await asyncio.gather(*answers, return_exceptions=True))
+
+
+async def test_a_step_that_breaks_is_said_to_all_in_it_and_the_engine_goes_on(
+    tiny_folder: Path,
+) -> None:
+    async with running(tiny_folder) as engine:
+        alone = [(await answer(engine, each)).token_ids for each in REQUESTS]
+        forward = engine._runner.forward
+        broken_steps = 0
+
+        def breaks(batch: Batch) -> torch.Tensor:
+            nonlocal broken_steps
+            if batch.decode is not None and batch.decode.num_rows == 4 and not broken_steps:
+                broken_steps += 1
+                raise RuntimeError("secret")
+            return forward(batch)
+
+        engine._runner.forward = breaks  # type: ignore[method-assign]
+        outcomes = await together(engine)
+        assert broken_steps == 1
+        assert all(map(internal, outcomes))
+        assert engine.load().num_free_slots == 4
+        assert [(await answer(engine, each)).token_ids for each in REQUESTS] == alone
+
+
+async def test_a_step_thread_that_dies_leaves_nobody_waiting(
+    tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("threading.excepthook", lambda _: None)
+    async with running(tiny_folder, max_running=1) as engine:
+
+        def dies() -> None:
+            raise MemoryError
+
+        engine._scheduler.plan = dies  # type: ignore[assignment, method-assign]
+        outcomes = await together(engine)
+        assert all(isinstance(o, ServeError) and o.code is Code.UNAVAILABLE for o in outcomes)
+        with pytest.raises(ServeError):
+            await answer(engine, REQUESTS[0])
+
+
+async def test_an_answer_ends_with_the_context(tiny_folder: Path) -> None:
+    endless = SamplingParams(max_tokens=4000)
+    asked = Request("r", REQUESTS[0].messages, endless)
+    async with running(tiny_folder) as engine:
+        got = await answer(engine, asked)
+        total = got.usage.prompt_tokens + got.usage.completion_tokens
+        assert total == engine.info.max_context_tokens == 512
+        assert got.finish_reason == "length"

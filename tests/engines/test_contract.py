@@ -1,0 +1,184 @@
+"""What every engine promises, held against each of them."""
+
+import asyncio
+import contextlib
+import random
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from tests.asked import picture, request
+from tests.engines.collect import answer
+from tests.tiny_model import write_tiny_model
+from vlserve.engines.base import Engine
+from vlserve.engines.catalog import ENGINES, make_engine
+from vlserve.errors import Code, ServeError
+from vlserve.settings import EngineSettings, ModelSettings
+from vlserve.types import FinishReason, Message, Request, Role, SamplingParams
+
+MAX_RUNNING = 3
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_model(tmp_path_factory.mktemp("tiny") / "model")
+
+
+@pytest.fixture(params=list(ENGINES))
+async def engine(request: pytest.FixtureRequest, folder: Path) -> AsyncIterator[Engine]:
+    settings = EngineSettings(kind=request.param, max_running=MAX_RUNNING, cache_mib=16)
+    engine = make_engine(ModelSettings(path=str(folder), name="served"), settings)
+    await engine.start()
+    yield engine
+    await engine.close()
+
+
+def asked(text: str = "what is this?", max_tokens: int = 30, **sampling: object) -> Request:
+    rng = random.Random(text)
+    params = SamplingParams(max_tokens=max_tokens, **sampling)  # type: ignore[arg-type]
+    return Request("r", (Message(Role.USER, (picture(rng), text)),), params)
+
+
+async def settle(engine: Engine, num_steps: int = 1) -> None:
+    """Wait until the engine has stepped, or has nothing left to step for."""
+    start = engine.load().num_steps
+    while engine.load().num_running and engine.load().num_steps < start + num_steps:
+        await asyncio.sleep(0.001)
+
+
+async def test_info_and_load_at_rest(engine: Engine) -> None:
+    assert engine.info.model == "served"
+    assert engine.info.max_running == MAX_RUNNING
+    load = engine.load()
+    assert (load.num_running, load.num_waiting, load.num_free_slots) == (0, 0, MAX_RUNNING)
+
+
+async def test_an_answer_ends_once_and_repeats(engine: Engine) -> None:
+    first = await answer(engine, asked())
+    assert first.text == (await answer(engine, asked())).text
+    assert first.usage.prompt_tokens > first.usage.image_tokens > 0
+
+
+@pytest.mark.parametrize("max_tokens", [1, 2, 5])
+async def test_max_tokens_ends_with_length(engine: Engine, max_tokens: int) -> None:
+    got = await answer(engine, asked(max_tokens=max_tokens))
+    assert got.finish_reason is FinishReason.LENGTH
+    assert got.usage.completion_tokens == max_tokens
+
+
+async def test_a_stop_string_ends_the_answer_and_is_not_in_it(engine: Engine) -> None:
+    whole = await answer(engine, asked())
+    for start, length in ((1, 1), (2, 3), (len(whole.text) // 2, 2)):
+        stop = whole.text[start : start + length]
+        got = await answer(engine, asked(stop=(stop,)))
+        assert got.text == whole.text[: whole.text.find(stop)]
+        assert got.finish_reason is FinishReason.STOP
+
+
+async def test_more_requests_than_slots_all_finish(engine: Engine) -> None:
+    requests = [asked(f"question {i}") for i in range(4 * MAX_RUNNING)]
+    alone = [(await answer(engine, each)).text for each in requests]
+    tasks = [asyncio.create_task(answer(engine, each)) for each in requests]
+    await asyncio.sleep(0)
+    assert engine.load().num_waiting > 0
+    while not all(task.done() for task in tasks):
+        load = engine.load()
+        assert load.num_running + load.num_free_slots == MAX_RUNNING
+        await asyncio.sleep(0.002)
+    assert [task.result().text for task in tasks] == alone
+
+
+async def test_closing_the_iterator_frees_the_slot_within_a_step(engine: Engine) -> None:
+    requests = [asked(f"question {i}", max_tokens=200) for i in range(MAX_RUNNING)]
+    streams = [engine.generate(each) for each in requests]
+    for stream in streams:
+        await anext(stream)
+    for stream in streams:
+        await stream.aclose()
+    await settle(engine, 2)
+    assert engine.load().num_free_slots == MAX_RUNNING
+
+
+async def test_a_cancelled_reader_who_waits_leaves_at_once(engine: Engine) -> None:
+    running = [engine.generate(asked(f"{i}", max_tokens=200)) for i in range(MAX_RUNNING)]
+    for stream in running:
+        await anext(stream)
+    waiting = asyncio.create_task(answer(engine, asked("late")))
+    await asyncio.sleep(0.02)
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    for stream in running:
+        await stream.aclose()
+    await settle(engine, 2)
+    load = engine.load()
+    assert (load.num_waiting, load.num_free_slots) == (0, MAX_RUNNING)
+
+
+async def test_a_prompt_that_never_fits_is_named(engine: Engine) -> None:
+    with pytest.raises(ServeError) as caught:
+        await answer(engine, asked("word " * (engine.info.max_context_tokens + 1)))
+    assert caught.value.code is Code.INVALID_ARGUMENT
+    assert caught.value.field == "messages"
+    assert engine.load().num_free_slots == MAX_RUNNING
+
+
+async def test_close_ends_everyone_with_unavailable(engine: Engine) -> None:
+    tasks = [
+        asyncio.create_task(answer(engine, asked(f"{i}", max_tokens=400)))
+        for i in range(2 * MAX_RUNNING)
+    ]
+    await asyncio.sleep(0)
+    while engine.load().num_steps < 2:
+        await asyncio.sleep(0)
+    await engine.close()
+    outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+    assert all(isinstance(o, ServeError) and o.code is Code.UNAVAILABLE for o in outcomes)
+    with pytest.raises(ServeError) as caught:
+        await answer(engine, asked())
+    assert caught.value.code is Code.UNAVAILABLE
+    await engine.close()
+
+
+async def test_two_hundred_cancels_disturb_nobody(
+    engine: Engine, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rng = random.Random(3)
+    steady = [request(rng, f"steady {i}", sampling=SamplingParams(max_tokens=40)) for i in range(4)]
+    alone = [(await answer(engine, each)).text for each in steady]
+    cancelled = 0
+
+    async def give_up(index: int) -> None:
+        nonlocal cancelled
+        await asyncio.sleep(rng.random() * 0.8)
+        long = asked(f"{index}", max_tokens=100)
+        if index % 2:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(rng.random() * 0.05):
+                    await answer(engine, long)
+        else:
+            stream = engine.generate(long)
+            for _ in range(rng.randint(0, 4)):
+                with contextlib.suppress(StopAsyncIteration):
+                    await anext(stream)
+            await stream.aclose()
+        cancelled += 1
+
+    async def keep_on(index: int) -> list[str]:
+        texts = []
+        for _ in range(4):
+            await asyncio.sleep(rng.random() * 0.1)
+            texts.append((await answer(engine, steady[index])).text)
+        return texts
+
+    quitters = asyncio.gather(*map(give_up, range(200)))
+    kept = await asyncio.gather(*map(keep_on, range(len(steady))))
+    await quitters
+    await settle(engine, 2)
+    await asyncio.sleep(0.05)
+    load = engine.load()
+    with capsys.disabled():
+        print(f"{engine.info.engine}: cancelled {cancelled}, free slots {load.num_free_slots}")
+    assert kept == [[text] * 4 for text in alone]
+    assert (load.num_running, load.num_waiting, load.num_free_slots) == (0, 0, MAX_RUNNING)

@@ -1,0 +1,68 @@
+"""What is generated or pinned is what the sources say."""
+
+import ast
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_generated_proto_is_fresh(tmp_path: Path) -> None:
+    subprocess.run([sys.executable, ROOT / "scripts" / "proto.py", tmp_path], check=True)
+    kept = ROOT / "src" / "vlserve" / "doors" / "grpc" / "pb"
+    made = {path.name: path.read_text() for path in tmp_path.rglob("vision_pb2*")}
+    assert len(made) == 2
+    for name, text in made.items():
+        assert (kept / name).read_text() == text, f"{name} is stale: make proto"
+
+
+def test_settings_page_is_fresh(tmp_path: Path) -> None:
+    page = tmp_path / "settings.md"
+    subprocess.run([sys.executable, ROOT / "scripts" / "settings_page.py", page], check=True)
+    text = (ROOT / "docs" / "settings.md").read_text()
+    assert text == page.read_text(), "stale: python scripts/settings_page.py"
+
+
+def test_every_dependency_has_a_pin_within_its_range() -> None:
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    assert not [line for line in lines if "://" in line or " @ " in line or "--" in line]
+    pins = {
+        canonicalize_name(name): version
+        for name, version in (line.split("==") for line in lines if not line.startswith("#"))
+    }
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    wanted = [Requirement(text) for text in sum(extras.values(), project["dependencies"])]
+    assert len(wanted) > 20
+    for requirement in wanted:
+        pin = pins[canonicalize_name(requirement.name)]
+        assert requirement.specifier.contains(pin), f"{requirement} does not admit {pin}"
+
+
+def test_every_import_of_the_package_is_a_stated_dependency() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    stated = {canonicalize_name(Requirement(text).name) for text in project["dependencies"]}
+    provided = {"google": "protobuf", "PIL": "pillow"}
+    for path in (ROOT / "src").rglob("*.py"):
+        for name in top_level_imports(path):
+            if name in sys.stdlib_module_names or name in {"vlserve", "grpc"}:
+                continue
+            assert canonicalize_name(provided.get(name, name)) in stated or any(
+                item.startswith("grpcio") and name.startswith("grpc_") for item in stated
+            ), f"{path}: {name}"
+
+
+def top_level_imports(path: Path) -> set[str]:
+    """The top-level packages that a file imports, wherever in it the import stands."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            names.add(node.module.split(".")[0])
+    return names

@@ -1,0 +1,62 @@
+"""Imports only fall, nothing goes round, each library has one home: see pyproject.toml."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+def lint_imports(root: Path) -> subprocess.CompletedProcess[str]:
+    """Run import-linter on the house in `root`."""
+    return subprocess.run(
+        [Path(sys.executable).parent / "lint-imports", "--no-cache"],
+        cwd=root,
+        env={"PYTHONPATH": str(root / "src"), "PATH": "/usr/bin:/bin", "COLUMNS": "200"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.fixture
+def copy(tmp_path: Path) -> Path:
+    """A copy of the house that a test may spoil."""
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    shutil.copytree(
+        ROOT / "src", tmp_path / "src", ignore=shutil.ignore_patterns("*.safetensors", "*.pyc")
+    )
+    return tmp_path
+
+
+def test_every_import_falls() -> None:
+    result = lint_imports(ROOT)
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+@pytest.mark.parametrize(
+    ("file", "line", "contract"),
+    [
+        ("types.py", "import vlserve.service", "Imports only fall"),
+        (
+            "engines/base.py",
+            "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import vlserve.service",
+            "Imports only fall",
+        ),
+        ("media.py", "def late() -> None:\n    import vlserve.engines.base", "Imports only fall"),
+        ("engines/base.py", "import vlserve.engines.catalog", "circle"),
+        ("service.py", "import grpc", "grpc at home"),
+        ("service.py", "import PIL.Image", "Pillow at home"),
+        ("app.py", "import torch", "torch at home"),
+    ],
+)
+def test_a_deliberate_breach_is_found(copy: Path, file: str, line: str, contract: str) -> None:
+    spoiled = copy / "src" / "vlserve" / file
+    spoiled.write_text(f"{spoiled.read_text()}\n{line}\n")
+    result = lint_imports(copy)
+    assert result.returncode == 1
+    broken = [row for row in result.stdout.splitlines() if row.endswith("BROKEN")]
+    assert any(contract in row for row in broken), result.stdout

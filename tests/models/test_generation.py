@@ -1,0 +1,39 @@
+"""A generation config is honoured as `generate` does, or refused."""
+
+import pytest
+from transformers import GenerationConfig
+
+from vlserve.models.errors import ModelError
+from vlserve.models.generation import GenerationRules
+
+
+def rules(**settings: object) -> GenerationRules:
+    return GenerationRules.of(GenerationConfig(**settings))  # type: ignore[no-untyped-call]
+
+
+def test_stop_tokens_are_one_or_many_or_none() -> None:
+    assert rules(eos_token_id=2).stop_token_ids == {2}
+    assert rules(eos_token_id=[2, 6]).stop_token_ids == {2, 6}
+    assert rules().stop_token_ids == frozenset()
+
+
+def test_suppressed_tokens_but_never_an_end() -> None:
+    found = rules(eos_token_id=2, bad_words_ids=[[2], [5]], suppress_tokens=[7])
+    assert found.suppressed == (5, 7)
+    assert not found.is_contextual
+
+
+def test_long_bad_words_and_first_tokens() -> None:
+    found = rules(bad_words_ids=[[4, 5, 6]], begin_suppress_tokens=[9])
+    assert found.suppressed_after([1, 4], []) == [9]
+    assert found.suppressed_after([1, 4, 5], []) == [9, 6]
+    assert found.suppressed_after([1, 4], [5]) == [6]
+    assert found.suppressed_after([1], [4, 5, 6]) == []
+
+
+@pytest.mark.parametrize(
+    "settings", [{"repetition_penalty": 1.2}, {"no_repeat_ngram_size": 3}, {"num_beams": 2}]
+)
+def test_what_is_not_served_is_refused_by_name(settings: dict[str, object]) -> None:
+    with pytest.raises(ModelError, match=next(iter(settings))):
+        rules(**settings)

@@ -1,0 +1,81 @@
+"""An engine whose every move a test can see: slots, steps, and an answer known beforehand."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Iterator
+
+from vlserve.engines.base import EngineInfo, Load
+from vlserve.errors import Code, ServeError
+from vlserve.types import Chunk, FinishReason, Request, Usage
+
+MODEL = "scripted"
+ENDLESS = {"hold": "on ", "flood": "on " * 100_000}
+
+
+class ScriptedEngine:
+    """Answers with the pictures' digests and the last text, a word a step, `num_slots` at a time.
+
+    A request whose last text is "break" fails in mid-answer; "hold" runs until it is dropped, and
+    "flood" does so in large pieces.
+    """
+
+    def __init__(self, num_slots: int = 4, step_s: float = 0.0) -> None:
+        self.num_slots = num_slots
+        self.step_s = step_s
+        self.seen: list[Request] = []
+        self.num_running = 0
+        self.num_waiting = 0
+        self.num_steps = 0
+        self.is_closed = False
+        self._slots = asyncio.Semaphore(num_slots)
+
+    async def start(self) -> None:
+        await asyncio.sleep(0)
+
+    @property
+    def info(self) -> EngineInfo:
+        return EngineInfo(MODEL, "scripted", "cpu", "none", 0, 0, 0, 4096, self.num_slots, True)
+
+    def load(self) -> Load:
+        free = self.num_slots - self.num_running
+        return Load(self.num_running, self.num_waiting, free, self.num_steps)
+
+    async def generate(self, request: Request) -> AsyncGenerator[Chunk]:
+        self.seen.append(request)
+        self.num_waiting += 1
+        try:
+            await self._slots.acquire()
+        finally:
+            self.num_waiting -= 1
+        self.num_running += 1
+        try:
+            for chunk in self._answer(request):
+                await asyncio.sleep(self.step_s)
+                if self.is_closed:
+                    raise ServeError(Code.UNAVAILABLE, "the engine is closed")
+                self.num_steps += 1
+                if chunk.text == "break ":
+                    raise RuntimeError("secret: /some/path at 0x7f00")
+                yield chunk
+        finally:
+            self.num_running -= 1
+            self._slots.release()
+
+    def _answer(self, request: Request) -> Iterator[Chunk]:
+        words = answer(request)
+        while words[-1] in ENDLESS:
+            yield Chunk(ENDLESS[words[-1]], (0,))
+        for i, word in enumerate(words):
+            yield Chunk(word + " ", (i,))
+        yield Chunk("", (), FinishReason.STOP, Usage(len(words) + 10, 10, len(words)))
+
+    async def close(self) -> None:
+        self.is_closed = True
+        await asyncio.sleep(0)
+
+
+def answer(request: Request) -> list[str]:
+    """The words of the answer to a request."""
+    content = request.messages[-1].content
+    digests = [part.sha256 for part in content if not isinstance(part, str)]
+    texts = [word for part in content if isinstance(part, str) for word in part.split()]
+    return [*digests, *texts] or ["nothing"]

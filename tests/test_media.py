@@ -1,0 +1,263 @@
+"""Bytes -> Image: the same pixels as a second decoder, and nothing but INVALID_ARGUMENT."""
+
+import hashlib
+import io
+import resource
+import struct
+import zlib
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+import pyvips
+from PIL import Image, ImageCms
+
+from tests import pictures
+from vlserve import media
+from vlserve.errors import Code, ServeError
+from vlserve.types import ImageRef
+
+MAX_PIXELS = 1_000_000
+KINDS = pictures.kinds()
+BITMAPS = pictures.bitmaps()
+TEXTS = {
+    "holds no data",
+    "has no pixels",
+    "has more than 1000000 pixels",
+    "has a sample format that is not supported",
+    "is not a picture in one of PNG, JPEG, WEBP, GIF, BMP, TIFF",
+    "is a picture that is damaged or cut short",
+}
+# What Pillow says about odd files is not what is tested: the server runs with Python's own filters.
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
+
+
+def load(data: bytes) -> pictures.Pixels:
+    return media.load(ImageRef(data, "there"), MAX_PIXELS).pixels
+
+
+def refusal(data: bytes, max_pixels: int = MAX_PIXELS) -> str:
+    with pytest.raises(ServeError) as refused:
+        media.load(ImageRef(data, "messages[1].parts[0].image"), max_pixels)
+    assert refused.value.code is Code.INVALID_ARGUMENT
+    assert refused.value.field == "messages[1].parts[0].image"
+    assert refused.value.__cause__ is None
+    return refused.value.message
+
+
+def difference(one: pictures.Pixels, two: pictures.Pixels) -> int:
+    assert one.shape == two.shape
+    return int(np.abs(one.astype(int) - two.astype(int)).max())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_pixels_equal_those_of_a_second_decoder(kind: str) -> None:
+    pixels = load(KINDS[kind])
+    assert pixels.dtype == np.uint8
+    assert pixels.flags.c_contiguous
+    assert difference(pixels, pictures.second_opinion(KINDS[kind])) <= 2
+
+
+@pytest.mark.parametrize("kind", BITMAPS)
+def test_pixels_of_a_bitmap(kind: str) -> None:
+    data, expected = BITMAPS[kind]
+    assert difference(load(data), expected) == 0
+
+
+def test_lossless_colours_come_through_exactly() -> None:
+    for kind in ("png rgb", "webp lossless", "tiff lzw", "png rgb interlaced"):
+        assert difference(load(KINDS[kind]), pictures.scene()) == 0
+
+
+def test_transparency_lies_on_white() -> None:
+    rgba = pictures.scene(num_bands=4).astype(float)
+    opacity = rgba[..., 3:] / 255
+    expected = np.round(rgba[..., :3] * opacity + 255 * (1 - opacity)).astype(np.uint8)
+    assert difference(load(KINDS["png rgba"]), expected) <= 1
+    clear = Image.new("RGBA", (4, 4), (9, 9, 9, 0))
+    assert load(pictures.encoded(clear, "PNG")).min() == 255
+
+
+def test_sixteen_bit_grey_is_scaled_not_clipped() -> None:
+    values = np.array([[0, 128, 129, 255, 256, 32768, 65407, 65535]], np.uint16)
+    data = pictures.encoded(Image.fromarray(values), "PNG")
+    expected = np.round(values[0].astype(float) * 255 / 65535)
+    assert load(data)[0, :, 0].tolist() == expected.tolist()
+
+
+def test_sixteen_bit_grey_with_a_transparent_value() -> None:
+    values = np.array([[1000, 2000, 1000]], np.uint16)
+    data = pictures.encoded(Image.fromarray(values), "PNG", transparency=1000)
+    assert load(data)[0, :, 0].tolist() == [255, 8, 255]
+
+
+def test_cmyk_is_ink_not_light() -> None:
+    patches = np.zeros((8, 32, 4), np.uint8)
+    for i, ink in enumerate([(0, 0, 0, 0), (255, 0, 0, 0), (0, 255, 255, 0), (0, 0, 0, 255)]):
+        patches[:, 8 * i : 8 * i + 8] = ink
+    data = pictures.encoded(Image.fromarray(patches, "CMYK"), "JPEG", quality=100)
+    assert b"Adobe" in data[:64]  # which stores ink inverted
+    light = [(255, 255, 255), (0, 255, 255), (255, 0, 0), (0, 0, 0)]
+    expected = np.repeat(np.array(light, np.uint8), 8, axis=0)[None].repeat(8, axis=0)
+    assert difference(load(data), expected) <= 3
+
+
+def test_ycck_is_read_as_cmyk() -> None:
+    """Colour transform 2 in the Adobe marker: what image editors write."""
+    patches = pyvips.Image.black(16, 16, bands=4).linear(1, [0, 255, 255, 0])
+    data = patches.cast("uchar").copy(interpretation="cmyk").jpegsave_buffer(Q=100)
+    assert difference(load(data), np.full((16, 16, 3), (255, 0, 0), np.uint8)) <= 3
+
+
+def wide_gamut(kind: str) -> bytes:
+    """The scene in the P3 colour space, its profile in the file."""
+    p3 = pyvips.Image.new_from_array(pictures.scene()).icc_transform("p3", input_profile="srgb")
+    return bytes(p3.write_to_buffer(f".{kind}[strip=false]"))
+
+
+@pytest.mark.parametrize("kind", ["png", "tif"])
+def test_a_profile_is_followed(kind: str) -> None:
+    data = wide_gamut(kind)
+    taken_raw = np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
+    followed = load(data)
+    reference = pyvips.Image.new_from_buffer(data, "").icc_transform(
+        "srgb", embedded=True, intent="perceptual"
+    )
+    assert difference(taken_raw, followed) > 20
+    assert difference(followed, reference.numpy()) <= 2
+
+
+def test_a_cmyk_profile_is_followed() -> None:
+    source = pyvips.Image.new_from_array(pictures.scene())
+    cmyk = source.icc_transform("cmyk", input_profile="srgb")
+    data = cmyk.jpegsave_buffer(Q=100)
+    reference = pyvips.Image.new_from_buffer(data, "").icc_transform(
+        "srgb", embedded=True, intent="perceptual"
+    )
+    assert difference(load(data), reference.numpy()) <= 2
+
+
+@pytest.mark.parametrize("profile", [b"no profile", b"\0" * 200])
+def test_a_profile_that_is_none_is_ignored(profile: bytes) -> None:
+    data = pictures.encoded(Image.fromarray(pictures.scene()), "PNG", icc_profile=profile)
+    assert difference(load(data), pictures.scene()) == 0
+
+
+def test_a_profile_of_other_colours_is_ignored() -> None:
+    lab = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")).tobytes()
+    data = pictures.encoded(Image.fromarray(pictures.scene()), "PNG", icc_profile=lab)
+    assert difference(load(data), pictures.scene()) == 0
+
+
+def test_an_exif_block_that_cannot_be_read_is_ignored() -> None:
+    for block in (
+        b"Exif\0\0garbage",
+        b"Exif\0\0II*\0\xff\xff\xff\xff",
+        b"Exif\0\0MM\0*\0\0\0\x08\xff",
+    ):
+        data = pictures.encoded(Image.fromarray(pictures.scene()), "PNG", exif=block)
+        assert difference(load(data), pictures.scene()) == 0
+
+
+def test_digest_is_of_size_and_pixels() -> None:
+    images = {
+        kind: media.load(ImageRef(KINDS[kind]), MAX_PIXELS)
+        for kind in ("png rgb", "tiff rgb", "webp lossless", "png rgba")
+    }
+    assert images["png rgb"].sha256 == images["tiff rgb"].sha256 == images["webp lossless"].sha256
+    assert images["png rgb"].sha256 != images["png rgba"].sha256
+    expected = hashlib.sha256(b"37x23:" + pictures.scene().tobytes()).hexdigest()
+    assert images["png rgb"].sha256 == expected
+    lying, standing = (
+        media.load(ImageRef(pictures.encoded(Image.new("RGB", size), "PNG")), MAX_PIXELS)
+        for size in ((2, 8), (8, 2))
+    )
+    assert lying.sha256 != standing.sha256
+
+
+def test_threads_do_not_disturb_each_other() -> None:
+    names = [name for name in KINDS for _ in range(3)]
+    with ThreadPoolExecutor(8) as pool:
+        together = list(pool.map(lambda name: load(KINDS[name]), names))
+    for name, pixels in zip(names, together, strict=True):
+        assert np.array_equal(pixels, load(KINDS[name]))
+
+
+def chunk(kind: bytes, body: bytes) -> bytes:
+    check = zlib.crc32(kind + body)
+    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", check)
+
+
+def png_claiming(width: int, height: int) -> bytes:
+    """A small file whose header claims that size; its data is a long run of zeros."""
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    body = zlib.compress(bytes(1 << 20), 9)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", body)
+
+
+REFUSED = {
+    "empty": b"",
+    "text": b"this is no picture at all, only a text",
+    "svg": b'<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"/>',
+    "pdf": b"%PDF-1.7\n1 0 obj\n<<>>\nendobj\n",
+    "ppm": b"P6 2 2 255\n" + bytes(12),
+    "ico": pictures.encoded(Image.new("RGB", (16, 16)), "ICO"),
+    "eps": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n",
+    "only a signature": b"\x89PNG\r\n\x1a\n",
+    "png 0 wide": png_claiming(0, 5),
+    "bmp 0 wide": b"BM"
+    + struct.pack("<IHHIIiiHHIIiiII", 54, 0, 0, 54, 40, 0, 5, 1, 24, 0, 0, 0, 0, 0, 0),
+    "gif 0 by 0": b"GIF89a" + bytes(7) + b";",
+    "tiff float": pyvips.Image.black(4, 4).cast("float").tiffsave_buffer(),
+    "tiff lab": pyvips.Image.new_from_array(pictures.scene()).colourspace("lab").tiffsave_buffer(),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_is_no_picture_is_refused(name: str) -> None:
+    assert refusal(REFUSED[name]) in TEXTS
+
+
+@pytest.mark.parametrize("size", [(1001, 1000), (13000, 13000), (65500, 65500), (2**31 - 1, 1)])
+def test_too_many_pixels_are_refused_by_the_header(size: tuple[int, int]) -> None:
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert refusal(png_claiming(*size)) == "has more than 1000000 pixels"
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 8 * 1024
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF"])
+def test_the_bound_holds_in_every_format(kind: str) -> None:
+    data = pictures.encoded(Image.new("RGB", (100, 101)), kind)
+    assert media.load(ImageRef(data), 10_100).height == 101
+    assert refusal(data, 10_099) == "has more than 10099 pixels"
+
+
+def load_or_refusal(data: bytes) -> pictures.Pixels | ServeError:
+    try:
+        return load(data)
+    except ServeError as error:
+        return error
+
+
+TRUNCATED = [
+    *("png rgb", "png rgba", "png grey 16", "png palette tRNS bytes", "png rgb interlaced"),
+    *("jpeg", "jpeg progressive", "jpeg grey", "webp lossless", "webp lossy", "webp rgba"),
+    *("gif", "gif animated", "tiff rgb", "tiff lzw", "tiff jpeg", "bmp rgb", "bmp palette"),
+]
+
+
+@pytest.mark.parametrize("kind", TRUNCATED)
+def test_a_cut_picture_is_never_taken_for_a_whole_one(kind: str) -> None:
+    """Cut at every offset: refused, or, where only what follows the picture is lost, the same."""
+    whole = BITMAPS[kind][0] if kind in BITMAPS else KINDS[kind]
+    expected = load(whole)
+    taken = []
+    for length in range(1, len(whole)):
+        found = load_or_refusal(whole[:length])
+        if isinstance(found, ServeError):
+            assert (found.code, found.field) == (Code.INVALID_ARGUMENT, "there")
+            assert found.message in TEXTS
+        else:
+            assert np.array_equal(found, expected), f"other pixels at {length} of {len(whole)}"
+            taken.append(length)
+    print(f"{kind}: tried {len(whole) - 1}, refused {len(whole) - 1 - len(taken)}, {taken[:3]}")

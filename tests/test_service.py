@@ -1,0 +1,190 @@
+"""Admission, deadlines and the way out, without a door."""
+
+import asyncio
+from contextlib import aclosing
+from typing import Any
+
+import pytest
+
+from tests.doors.grpc.live import png, until
+from tests.scripted import MODEL, ScriptedEngine
+from vlserve.errors import Code, ServeError
+from vlserve.service import MIN_RETRY_S, Queue, Service, check
+from vlserve.settings import LimitSettings
+from vlserve.types import ChatRequest, ImageRef, Message, Role, SamplingParams
+
+
+def request(*content: str | ImageRef, **fields: Any) -> ChatRequest:
+    return ChatRequest((Message(Role.USER, content),), **fields)
+
+
+def opened(engine: ScriptedEngine, **limits: Any) -> Service:
+    service = Service(engine, LimitSettings(**limits))
+    service.open()
+    return service
+
+
+async def text(service: Service, wanted: ChatRequest, timeout_s: float | None = None) -> str:
+    return "".join([chunk.text async for chunk in service.chat(wanted, timeout_s)])
+
+
+async def refused(service: Service, wanted: ChatRequest, **options: Any) -> ServeError:
+    with pytest.raises(ServeError) as error:
+        await text(service, wanted, **options)
+    return error.value
+
+
+async def test_answers_and_lets_go() -> None:
+    service = opened(ScriptedEngine())
+    assert await text(service, request("a b")) == "a b "
+    assert await text(service, request("a b", model=MODEL)) == "a b "
+    assert service.num_inside == 0
+
+
+async def test_nothing_is_decoded_for_who_has_no_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = ScriptedEngine(num_slots=1)
+    service = opened(engine, max_waiting=0)
+    async with aclosing(service.chat(request("hold"))) as holding:
+        await anext(holding)
+
+        def never(*arguments: Any) -> None:
+            raise AssertionError("decoded")
+
+        monkeypatch.setattr("vlserve.media.load", never)
+        error = await refused(service, request(ImageRef(png()), "x"))
+        assert error.code is Code.OVERLOADED
+        assert error.retry_after_s is not None
+        assert error.retry_after_s >= MIN_RETRY_S
+    assert service.num_inside == 0
+
+
+async def test_the_earlier_deadline_holds() -> None:
+    engine = ScriptedEngine(step_s=0.01)
+    for service, timeout_s in ((opened(engine), 0.1), (opened(engine, timeout_s=0.1), 60.0)):
+        began = asyncio.get_running_loop().time()
+        error = await refused(service, request("hold"), timeout_s=timeout_s)
+        assert error.code is Code.DEADLINE_EXCEEDED
+        assert asyncio.get_running_loop().time() - began < 0.3
+        assert service.num_inside == engine.num_running == 0
+
+
+async def test_a_deadline_that_has_passed_starts_nothing() -> None:
+    engine = ScriptedEngine()
+    error = await refused(opened(engine), request("x"), timeout_s=-1.0)
+    assert error.code is Code.DEADLINE_EXCEEDED
+    assert not engine.seen
+
+
+async def test_a_timeout_of_the_engine_is_not_the_callers_deadline(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def failing(*arguments: Any) -> None:
+        raise TimeoutError("of the engine")
+
+    monkeypatch.setattr("vlserve.media.load", failing)
+    with pytest.raises(TimeoutError, match="of the engine"):
+        await text(opened(ScriptedEngine()), request(ImageRef(png()), "x"))
+
+
+async def test_closing_between_pieces_lets_go_at_once() -> None:
+    engine = ScriptedEngine(num_slots=1)
+    service = opened(engine)
+    async with aclosing(service.chat(request("hold"))) as pieces:
+        await anext(pieces)
+        assert (service.num_inside, engine.num_running) == (1, 1)
+    assert (service.num_inside, engine.num_running) == (0, 0)
+
+
+async def test_before_open_and_while_draining_nobody_comes_in() -> None:
+    engine = ScriptedEngine(step_s=0.01)
+    service = Service(engine, LimitSettings())
+    assert (await refused(service, request("x"))).code is Code.UNAVAILABLE
+    service.open()
+    running = asyncio.create_task(text(service, request("a b c")))
+    await until(lambda: service.num_inside == 1)
+    draining = asyncio.create_task(service.drain())
+    await asyncio.sleep(0)
+    error = await refused(service, request("x"))
+    assert (error.code, error.message) == (Code.UNAVAILABLE, "the server is shutting down")
+    assert not draining.done()
+    assert await running == "a b c "
+    await asyncio.wait_for(draining, 1)
+
+
+async def test_all_pictures_of_a_request_are_loaded_and_keep_their_places() -> None:
+    engine = ScriptedEngine()
+    content = [ImageRef(png((i, 0, 0)), f"p{i}") for i in range(8)]
+    await text(opened(engine), request("first", *content, "last"))
+    seen = engine.seen[0].messages[0].content
+    assert (seen[0], seen[-1]) == ("first", "last")
+    assert [p.pixels[0, 0, 0] for p in seen if not isinstance(p, str)] == list(range(8))
+
+
+async def test_one_broken_picture_is_named_among_good_ones() -> None:
+    content = [ImageRef(png(), "p0"), ImageRef(b"no", "p1"), ImageRef(png(), "p2")]
+    error = await refused(opened(ScriptedEngine()), request(*content, "x"))
+    assert (error.code, error.field) == (Code.INVALID_ARGUMENT, "p1")
+
+
+USER, SYSTEM, ASSISTANT = Role.USER, Role.SYSTEM, Role.ASSISTANT
+PICTURE = ImageRef(b"", "the picture")
+
+
+@pytest.mark.parametrize(
+    ("messages", "field"),
+    [
+        ([], "messages"),
+        ([(USER, [])], "messages[0]"),
+        ([(USER, [""])], "messages[0]"),
+        ([(SYSTEM, ["a"])], "messages[0].role"),
+        ([(USER, ["a"]), (ASSISTANT, ["b"])], "messages[1].role"),
+        ([(USER, ["a"]), (SYSTEM, ["b"]), (USER, ["c"])], "messages[1].role"),
+        ([(SYSTEM, ["a", PICTURE]), (USER, ["b"])], "the picture"),
+        ([(USER, ["a"]), (ASSISTANT, [PICTURE]), (USER, ["c"])], "the picture"),
+        ([(USER, [PICTURE] * 17)], "the picture"),
+    ],
+)
+def test_a_request_that_makes_no_sense(messages: list[Any], field: str) -> None:
+    turns = tuple(Message(role, tuple(content)) for role, content in messages)
+    with pytest.raises(ServeError) as error:
+        check(ChatRequest(turns), LimitSettings())
+    assert (error.value.code, error.value.field) == (Code.INVALID_ARGUMENT, field)
+
+
+def test_limits_of_a_request() -> None:
+    limits = LimitSettings(max_new_tokens=10, max_images=1)
+    check(request(PICTURE, "a", sampling=SamplingParams(max_tokens=10)), limits)
+    check(ChatRequest((Message(SYSTEM, ("a",)), Message(USER, ("b",)))), LimitSettings())
+    with pytest.raises(ServeError, match="max_tokens: must be at most 10"):
+        check(request("a", sampling=SamplingParams(max_tokens=11)), limits)
+
+
+async def test_who_is_refused_together_is_told_different_times(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Places come free every 2 s: the first refused is told about 2 s, the second 4 s."""
+    now_s = 1000.0
+    monkeypatch.setattr(asyncio.get_running_loop(), "time", lambda: now_s)
+    queue = Queue(num_running=1, num_waiting=1, longest_s=60.0)
+    first, second = queue.permit(), queue.permit()
+    first.__enter__()
+    second.__enter__()
+    now_s += 2.0
+    first.__exit__(None, None, None)
+    with queue.permit():
+        told = []
+        for _ in range(3):
+            with pytest.raises(ServeError) as refusal, queue.permit():
+                pass
+            told.append(refusal.value.retry_after_s)
+        assert told == pytest.approx([2.5, 5.0, 7.5])
+        for _ in range(100):
+            with pytest.raises(ServeError) as refusal, queue.permit():
+                pass
+        assert refusal.value.retry_after_s == pytest.approx(60.0)
+        now_s += 30.0
+        with pytest.raises(ServeError) as refusal, queue.permit():
+            pass
+        assert refusal.value.retry_after_s == pytest.approx(32.5)
+    second.__exit__(None, None, None)
+    await queue.empty()
