@@ -57,7 +57,7 @@ The pictures of a message stand before its words (the chat template sees to it).
 ## Measured
 {table}
 Every picture is drawn from a seed that training never used, with sides of 64 to 800 pixels. The
-phrasings of the second column are in `training/templates.py` (`HELD_OUT`). The unseen fonts are
+phrasings of the second column are in `training/held_out.py`. The unseen fonts are
 Lato and Hanken Grotesk. The unseen renderer is resvg, at 200 to 800 pixels. In 'second question'
 the model answers a first question itself and then another about the same picture. Run it again
 with `make eval-model`.

@@ -20,6 +20,7 @@ from training.checkpoint import load
 
 SCENES = 400
 BATCH = 40
+MISTAKES = Path("training/run/mistakes.json")
 
 
 @torch.inference_mode()
@@ -79,7 +80,7 @@ def measure(folder: Path, part: int, parts: int, number: int) -> list[dict[str, 
 def evaluate(folder: Path, out: Path, number: int = SCENES) -> dict[str, Any]:
     """Measure the model in `folder` with one process a core.
 
-    Writes `out`.json, `out`.md and every wrong answer to `out`-mistakes.json; returns the figures.
+    Writes `out`.json, `out`.md and every wrong answer to MISTAKES; returns the figures.
     """
     parts = os.cpu_count() or 1
     with tempfile.TemporaryDirectory() as temporary:
@@ -100,7 +101,8 @@ def evaluate(folder: Path, out: Path, number: int = SCENES) -> dict[str, Any]:
     out.with_suffix(".json").write_text(json.dumps(result, indent=1) + "\n")
     out.with_suffix(".md").write_text(markdown(result))
     wrong = [entry for entry in entries if entry["said"] != entry["answer"]]
-    out.with_name(f"{out.name}-mistakes.json").write_text(json.dumps(wrong, indent=0) + "\n")
+    MISTAKES.parent.mkdir(parents=True, exist_ok=True)
+    MISTAKES.write_text(json.dumps(wrong, indent=0) + "\n")
     return result
 
 

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from training.grammar import phrase
+from training.held_out import HELD_OUT
 from training.references import (
     Reference,
     absent,
@@ -15,7 +16,7 @@ from training.references import (
     spoken_at,
     unique,
 )
-from training.templates import HELD_OUT, TRAINED
+from training.templates import TRAINED
 from training.world import COLOURS, PLACES, SHAPES, SIZES, Scene, Thing
 
 KINDS = (

@@ -5,14 +5,13 @@ import torch
 from PIL import Image
 from transformers import Idefics2ForConditionalGeneration, Idefics2Processor
 
-import vlserve
 from training.cases import CONDITIONS, MEASURES, cases
 from training.checkpoint import load
 from training.evaluate import answers
 from training.example import SCENE
 from training.questions import description
 
-FOLDER = Path(vlserve.__file__).parent / "models" / "embedded"
+FOLDER = Path(__file__).parents[2] / "src" / "vlserve" / "models" / "embedded"
 Loaded = tuple[Idefics2ForConditionalGeneration, Idefics2Processor]
 
 

@@ -8,7 +8,6 @@ from PIL import Image
 from tokenizers import Tokenizer
 from transformers import Idefics2Processor
 
-import vlserve
 from training.checkpoint import write_processor
 from training.language import answer_loss
 from training.model import build_model
@@ -18,7 +17,7 @@ from training.rows import collate, random_row
 from training.scenes import labels, random_scene
 from training.tokenizer import facts, load_tokenizer
 
-FOLDER = Path(vlserve.__file__).parent / "models" / "embedded"
+FOLDER = Path(__file__).parents[2] / "src" / "vlserve" / "models" / "embedded"
 
 
 @pytest.fixture(scope="module")
