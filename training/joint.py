@@ -16,6 +16,7 @@ from transformers import Idefics2ForConditionalGeneration
 from training.language import answer_loss, answers_right, text_parameters
 from training.model import build_model
 from training.pictures import SHARD, pixel_values, shard
+from training.precision import mixed, with_float32_attention
 from training.prompts import PromptWriter
 from training.rows import collate, random_row
 from training.run import Run, Schedule, load_weights
@@ -38,8 +39,8 @@ class Phase:
     vision_share: float = 0.0
 
 
-FROZEN = Phase("frozen", Schedule(steps=300, rate=1e-3, warmup=30, decay=0.3), 0)
-TOGETHER = Phase("together", Schedule(steps=600, rate=1e-3, warmup=30, decay=0.9), 10, 0.2)
+FROZEN = Phase("frozen", Schedule(steps=256, rate=1e-3, warmup=30, decay=0.3), 0)
+TOGETHER = Phase("together", Schedule(steps=1536, rate=1e-3, warmup=30, decay=0.9), 8, 0.2)
 
 
 def vision_parameters(model: Idefics2ForConditionalGeneration) -> dict[str, nn.Parameter]:
@@ -51,7 +52,9 @@ def vision_parameters(model: Idefics2ForConditionalGeneration) -> dict[str, nn.P
 def latents(model: Idefics2ForConditionalGeneration, pixels: torch.Tensor) -> torch.Tensor:
     """`f32[N, L, D]` of pixel values `f32[N, 3, S, S]`."""
     mask = torch.ones(len(pixels), 1, *pixels.shape[-2:], dtype=torch.bool)
-    return torch.stack(model.model.get_image_features(pixels[:, None], mask).pooler_output)
+    with mixed():
+        seen = torch.stack(model.model.get_image_features(pixels[:, None], mask).pooler_output)
+    return seen.float()
 
 
 def _batches(folder: Path, phase: Phase, step: int) -> Iterator[tuple[torch.Tensor, list[Scene]]]:
@@ -70,6 +73,7 @@ def train_joint(
     """Train one phase from the weights in the files `start`; returns the file of the result."""
     tokenizer = load_tokenizer(tokenizer_folder)
     model = build_model(SEED, facts(tokenizer)).train()
+    with_float32_attention(model)
     weights = {name: tensor for path in start for name, tensor in load_weights(path).items()}
     model.load_state_dict(weights, strict=True)
     parameters = dict(model.named_parameters())

@@ -14,6 +14,7 @@ from transformers import Idefics2ForConditionalGeneration
 from training.matching import start_matching
 from training.model import build_model
 from training.oracle import oracle
+from training.precision import mixed, with_float32_attention
 from training.prompts import PromptWriter
 from training.rows import Batch, collate, image_positions, random_row
 from training.run import Run, Schedule, load_weights
@@ -24,12 +25,12 @@ from training.world import GRID
 SEED = 11
 # Few rows a step: what is learned last, to bind words to latents, wants updates, not rows.
 ROWS = 6
-SCHEDULE = Schedule(steps=5400, rate=2e-3, decay=0.5)
+SCHEDULE = Schedule(steps=4400, rate=2e-3, decay=0.3)
 PAIRS_AND_TALKS = 0.085
 # The second round: more rows a step, a lower rate, more pairs of pictures and conversations.
 REFINE_ROWS = 12
-REFINE_SCHEDULE = Schedule(steps=2600, rate=1.2e-3, warmup=50, decay=0.8)
-REFINE_PAIRS_AND_TALKS = 0.12
+REFINE_SCHEDULE = Schedule(steps=5200, rate=1.5e-3, warmup=50, decay=0.9)
+REFINE_PAIRS_AND_TALKS = 0.15
 
 
 def text_parameters(model: Idefics2ForConditionalGeneration) -> dict[str, nn.Parameter]:
@@ -69,14 +70,15 @@ def answer_loss(
     embedded = model.model.text_model.embed_tokens(batch.ids)
     where = image_positions(batch)[..., None].expand_as(embedded)
     embedded = embedded.masked_scatter(where, latents.to(embedded.dtype))
-    hidden = model.model.text_model(
-        inputs_embeds=embedded,
-        attention_mask=batch.mask,
-        position_ids=batch.positions,
-        use_cache=False,
-    ).last_hidden_state
     counted = batch.weights > 0
-    logits = model.lm_head(hidden[counted])
+    with mixed():
+        hidden = model.model.text_model(
+            inputs_embeds=embedded,
+            attention_mask=batch.mask,
+            position_ids=batch.positions,
+            use_cache=False,
+        ).last_hidden_state
+        logits = model.lm_head(hidden[counted]).float()
     targets, weights = batch.targets[counted], batch.weights[counted]
     losses = functional.cross_entropy(logits, targets, reduction="none")
     return (losses * weights).sum() / weights.sum(), logits.argmax(-1) == targets
@@ -126,6 +128,7 @@ def train_language(tokenizer_folder: Path, folder: Path) -> Path:
     torch.set_num_threads(1)
     tokenizer = load_tokenizer(tokenizer_folder)
     model = build_model(SEED, facts(tokenizer)).train()
+    with_float32_attention(model)
     start_matching(model, SEED)
     run = Run("language", folder, text_parameters(model), SCHEDULE)
     return _train(run, model, tokenizer, ROWS, PAIRS_AND_TALKS)
@@ -136,6 +139,7 @@ def refine_language(tokenizer_folder: Path, start: Path, folder: Path) -> Path:
     torch.set_num_threads(1)
     tokenizer = load_tokenizer(tokenizer_folder)
     model = build_model(SEED, facts(tokenizer)).train()
+    with_float32_attention(model)
     model.load_state_dict(load_weights(start), strict=False)
     run = Run("refined", folder, text_parameters(model), REFINE_SCHEDULE)
     return _train(run, model, tokenizer, REFINE_ROWS, REFINE_PAIRS_AND_TALKS)

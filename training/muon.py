@@ -1,14 +1,17 @@
-"""Muon in float32: momentum whose matrices are made orthogonal before each step.
+"""Muon: momentum whose matrices are made orthogonal before each step.
 
 Method: K. Jordan et al., "Muon: an optimizer for hidden layers in neural networks" (2024); the
 scale that lets it share AdamW's learning rate: J. Liu et al., "Muon is scalable for LLM training"
-(2025). `torch.optim.Muon` iterates in bfloat16, which is far slower on a CPU without matrix units.
+(2025). `torch.optim.Muon` always iterates in bfloat16, which is far slower on a CPU without
+instructions for it.
 """
 
 from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
+
+from .precision import is_half_fast
 
 _COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 _ITERATIONS = 5
@@ -20,11 +23,13 @@ def orthogonalised(matrix: torch.Tensor) -> torch.Tensor:
     tall = matrix.shape[0] > matrix.shape[1]
     x = matrix.T if tall else matrix
     x = x / (x.norm() + 1e-7)
+    if is_half_fast():
+        x = x.bfloat16()
     for _ in range(_ITERATIONS):
         gram = x @ x.T
         x = a * x + (b * gram + c * gram @ gram) @ x
     result: torch.Tensor = x.T if tall else x
-    return result
+    return result.to(matrix.dtype)
 
 
 class Muon(torch.optim.Optimizer):
@@ -32,7 +37,7 @@ class Muon(torch.optim.Optimizer):
 
     def __init__(
         self,
-        params: Iterable[torch.Tensor],
+        params: Iterable[torch.Tensor] | Iterable[dict[str, Any]],
         lr: float,
         *,
         momentum: float = 0.95,

@@ -20,7 +20,7 @@ SHARD = 512
 # Seeds of this stage start here, far from those of the vision stage and of the evaluation.
 FIRST_SEED = 1 << 32
 _KINDS: tuple[Kind, ...] = ("things", "digits", "letters", "mixed")
-_SHARES = (64, 14, 20, 2)
+_SHARES = (56, 16, 26, 2)
 _EMPTY = 0.03
 
 

@@ -19,7 +19,7 @@ TALK_TURNS = 4
 NO_PICTURE = "There is no picture."
 _SHAPE_KINDS = {
     "describe": 1.5, "colour": 1.0, "shape": 1.0, "count": 1.2, "size": 1.0, "where": 1.0,
-    "left_right": 1.8, "yes_no": 1.8, "at": 0.7, "read": 0.3,
+    "left_right": 1.8, "yes_no": 1.8, "at": 1.0, "read": 0.3,
 }  # fmt: skip
 _TEXT_KINDS = {
     "read": 5.0, "describe": 1.2, "count": 0.2, "colour": 0.2, "shape": 0.2, "size": 0.2,

@@ -6,12 +6,18 @@ import time
 from collections.abc import Collection, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 from tqdm import tqdm
+
+from training.muon import Muon
+
+# Where each optimiser keeps what it must remember of a parameter, and our name for it in a file.
+_REMEMBERED = {"exp_avg": "mean", "exp_avg_sq": "square", "momentum": "momentum"}
 
 
 @dataclass(frozen=True)
@@ -32,8 +38,14 @@ class Schedule:
         return self.rate * factor * min(1.0, (step + 1) / self.warmup)
 
 
+def _is_hidden(name: str, parameter: nn.Parameter) -> bool:
+    return parameter.ndim == 2 and ("layers." in name or "modality" in name)
+
+
 class Run:
     """Trains `parameters`, keeping weights, moments and a log in `folder`.
+
+    Muon trains the matrices of the hidden layers and AdamW the rest.
 
     Those also in `slow` learn at `slow_share` of the scheduled rate; those that need no gradient
     are only kept.
@@ -52,19 +64,21 @@ class Run:
         self.name, self.folder, self.schedule = name, folder, schedule
         self._parameters = parameters
         trained = {name: p for name, p in parameters.items() if p.requires_grad}
-        groups = []
-        for is_slow in (False, True):
-            for is_matrix in (False, True):
-                chosen = [
-                    p
-                    for n, p in trained.items()
-                    if (n in slow, p.ndim >= 2) == (is_slow, is_matrix)
-                ]
-                share = slow_share if is_slow else 1.0
-                decay = 0.02 if is_matrix else 0.0
-                groups.append({"params": chosen, "weight_decay": decay, "share": share})
-        groups = [group for group in groups if group["params"]]
-        self._optimiser = torch.optim.AdamW(groups, lr=schedule.rate, betas=(0.9, 0.98))
+        matrices: list[dict[str, Any]] = []
+        others: list[dict[str, Any]] = []
+        for share, chosen in ((1.0, trained.keys() - slow), (slow_share, trained.keys() & slow)):
+            hidden = [name for name in sorted(chosen) if _is_hidden(name, trained[name])]
+            rest = sorted(chosen.difference(hidden))
+            matrices.append({"params": [trained[name] for name in hidden], "share": share})
+            others.append({"params": [trained[name] for name in rest], "share": share})
+        adamw = torch.optim.AdamW(
+            [group for group in others if group["params"]],
+            lr=schedule.rate,
+            betas=(0.9, 0.98),
+            weight_decay=0.01,
+        )
+        muon = Muon([group for group in matrices if group["params"]], schedule.rate)
+        self._optimizers: list[torch.optim.Optimizer] = [adamw, muon]
         self._trained = trained
         self._started = time.perf_counter()
         self._seconds = 0.0
@@ -92,12 +106,14 @@ class Run:
 
     def update(self, step: int, loss: torch.Tensor) -> None:
         """Backward, clip at norm 1, and one optimiser step at the scheduled rate."""
-        self._optimiser.zero_grad(set_to_none=True)
+        for optimizer in self._optimizers:
+            optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(self._trained.values(), 1.0)
-        for group in self._optimiser.param_groups:
-            group["lr"] = group["share"] * self.schedule.rate_at(step)
-        self._optimiser.step()
+        for optimizer in self._optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = group["share"] * self.schedule.rate_at(step)
+            optimizer.step()
 
     def log(self, step: int, **values: float) -> None:
         """Append one line to log.jsonl."""
@@ -110,9 +126,10 @@ class Run:
         """Write weights and moments, whole or not at all."""
         tensors = {name: p.detach() for name, p in self._parameters.items()}
         for name, parameter in self._trained.items():
-            state = self._optimiser.state[parameter]
-            tensors[f"mean:{name}"] = state["exp_avg"]
-            tensors[f"square:{name}"] = state["exp_avg_sq"]
+            for optimizer in self._optimizers:
+                for key, value in optimizer.state.get(parameter, {}).items():
+                    if key in _REMEMBERED:
+                        tensors[f"{_REMEMBERED[key]}:{name}"] = value
         seconds = self._seconds + time.perf_counter() - self._started
         metadata = {"step": str(step), "seconds": str(seconds)}
         metadata["schedule"] = json.dumps(asdict(self.schedule))
@@ -130,12 +147,18 @@ class Run:
             with torch.no_grad():
                 for name, parameter in self._parameters.items():
                     parameter.copy_(file.get_tensor(name))
+                kept = set(file.keys())
                 for name, parameter in self._trained.items():
-                    self._optimiser.state[parameter] = {
-                        "step": torch.tensor(float(step)),
-                        "exp_avg": file.get_tensor(f"mean:{name}"),
-                        "exp_avg_sq": file.get_tensor(f"square:{name}"),
+                    state = {
+                        key: file.get_tensor(f"{kind}:{name}")
+                        for key, kind in _REMEMBERED.items()
+                        if f"{kind}:{name}" in kept
                     }
+                    adamw, muon = self._optimizers
+                    if "momentum" in state:
+                        muon.state[parameter] = state
+                    else:
+                        adamw.state[parameter] = {"step": torch.tensor(float(step)), **state}
         return step
 
 

@@ -25,11 +25,11 @@ from training.world import (
 
 
 def random_scene(rng: random.Random) -> Scene:
-    """A scene of shapes (seven in ten), of printed text, or rarely of nothing."""
+    """A scene of shapes (two in three), of printed text, or rarely of nothing."""
     form = rng.random()
     if form < 0.03:
         return Scene()
-    return text_scene(rng) if form < 0.3 else shape_scene(rng)
+    return text_scene(rng) if form < 0.35 else shape_scene(rng)
 
 
 def shape_scene(rng: random.Random, number: int = 0) -> Scene:
@@ -64,11 +64,17 @@ def text_scene(rng: random.Random, text: str = "") -> Scene:
 
 
 def random_text(rng: random.Random) -> str:
-    """1 to 6 digits, letters or both, most often 1 to 4 digits or 1 to 6 letters."""
+    """1 to 6 digits, letters or both, most often 1 to 4 digits or 1 to 6 letters.
+
+    A third repeat few characters: who reads by looking for what follows the last one, instead of
+    by place, fails there.
+    """
     alphabet, lengths = rng.choices(
         ((DIGITS, (2, 3, 4, 5, 2, 1)), (LETTERS, (2, 3, 4, 5, 6, 6)), (CHARACTERS, (1,) * 6)),
         (42, 50, 8),
     )[0]
+    if rng.random() < 0.33:
+        alphabet = "".join(rng.sample(alphabet, rng.randint(1, 3)))
     return "".join(rng.choices(alphabet, k=rng.choices(range(1, 7), lengths)[0]))
 
 

@@ -22,6 +22,7 @@ from tqdm import tqdm
 from .draw.stream import Pictures, Stream
 from .model import LATENTS, TokenizerFacts, build_model
 from .muon import Muon
+from .precision import mixed, with_float32_attention
 from .vision_loss import Heads, losses
 from .vision_metrics import held_out, measure, pixels
 from .world import GRID
@@ -30,6 +31,7 @@ BATCH = 16
 # Pictures are drawn ahead in chunks; none is seen twice.
 CHUNK = 2048
 STEPS_A_CHUNK = CHUNK // BATCH
+PICTURES = 96 * CHUNK
 LEARNING_RATE = 1.2e-3
 WARM_UP = 100
 HOLD = 0.4
@@ -46,15 +48,19 @@ class VisionSide(nn.Module):
 
     def __init__(self, seed: int) -> None:
         super().__init__()
-        model = build_model(seed, _FACTS).model
+        whole = build_model(seed, _FACTS)
+        with_float32_attention(whole)
+        model = whole.model
         self.vision_model = model.vision_model
         self.connector = model.connector
 
     def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Patches `f32[B, L, V]` and latents `f32[B, L, T]` of images `f32[B, 3, S, S]`."""
         mask = torch.ones(len(images), GRID, GRID, dtype=torch.bool)
-        patches = self.vision_model(images, patch_attention_mask=mask).last_hidden_state
-        return patches, self.connector(patches, attention_mask=mask.view(-1, LATENTS))
+        with mixed():
+            patches = self.vision_model(images, patch_attention_mask=mask).last_hidden_state
+            latents = self.connector(patches, attention_mask=mask.view(-1, LATENTS))
+        return patches.float(), latents.float()
 
     def export(self, path: Path) -> None:
         """Writes the float32 weights under the names that they have in the whole model."""
@@ -234,7 +240,7 @@ def main() -> None:
     """The command line."""
     parser = ArgumentParser(description="Train the vision side of the embedded model.")
     parser.add_argument("--run", type=Path, required=True, help="folder of the run")
-    parser.add_argument("--pictures", type=int, default=56 * CHUNK, help=f"multiple of {CHUNK}")
+    parser.add_argument("--pictures", type=int, default=PICTURES, help=f"multiple of {CHUNK}")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()

@@ -19,7 +19,7 @@ from .marks import Layout
 
 # A character whose centre lies this near to the border of its patch (in patches) may as well be
 # read from the patch beyond.
-BORDER = 0.06
+BORDER = 0.12
 # Values of the neighbour grid: 0 for none, else 1 + index here; (row, column) steps.
 STEPS = ((-1, 0), (1, 0), (0, -1), (0, 1))
 
