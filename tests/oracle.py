@@ -5,8 +5,9 @@ from typing import Any
 
 import torch
 from PIL import Image as PILImage
-from transformers import AutoModelForImageTextToText, AutoProcessor
+from transformers import AutoConfig, AutoModelForImageTextToText
 
+from vlserve.models.processors import load_processor
 from vlserve.types import Image, Message, SamplingParams
 
 
@@ -14,9 +15,7 @@ class Oracle:
     """The Transformers model and processor of a folder, called as their documentation says."""
 
     def __init__(self, folder: Path) -> None:
-        self.processor: Any = AutoProcessor.from_pretrained(  # type: ignore[no-untyped-call]
-            folder, local_files_only=True
-        )
+        self.processor: Any = load_processor(folder, AutoConfig.from_pretrained(folder))
         model: Any = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32)
         self.model = model.eval()
 

@@ -5,14 +5,26 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
+from transformers import AutoConfig, AutoModelForImageTextToText
 from transformers.utils.logging import disable_progress_bar
 
 from vlserve.models.base import ModelAdapter
 from vlserve.models.errors import ModelError
+from vlserve.models.processors import load_processor
 
 EMBEDDED = "embedded"
-ADAPTERS = {"idefics2": ("vlserve.models.idefics", "Idefics2")}
+GENERIC = ("vlserve.models.base", "ModelAdapter")
+ADAPTERS = {
+    "gemma3": ("vlserve.models.gemma", "Gemma3"),
+    "idefics2": ("vlserve.models.idefics", "Idefics2"),
+    "idefics3": GENERIC,
+    "internvl": GENERIC,
+    "llava": GENERIC,
+    "llava_next": GENERIC,
+    "qwen2_5_vl": GENERIC,
+    "qwen3_vl": ("vlserve.models.qwen", "Qwen3VL"),
+    "smolvlm": GENERIC,
+}
 
 
 def model_folder(path: str) -> Path:
@@ -42,9 +54,7 @@ def load(path: str, *, device: torch.device, dtype: torch.dtype) -> ModelAdapter
     module, name = ADAPTERS[config.model_type]
     adapter: type[ModelAdapter] = getattr(import_module(module), name)
     try:
-        processor: Any = AutoProcessor.from_pretrained(  # type: ignore[no-untyped-call]
-            folder, local_files_only=True
-        )
+        processor = load_processor(folder, config)
         model: Any = AutoModelForImageTextToText.from_pretrained(
             folder, local_files_only=True, use_safetensors=True, config=config, dtype=dtype
         )

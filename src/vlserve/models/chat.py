@@ -54,8 +54,8 @@ class ChatEncoder:
         """The id of a special token. Raises KeyError for what is none."""
         return self._ids[special]
 
-    def split(self, messages: Sequence[Message[Image]]) -> list[Special | str]:
-        """The rendered conversation: special tokens of the template, and sections of text.
+    def render(self, messages: Sequence[Message[Image]]) -> tuple[str, list[str]]:
+        """The chat template's output with a placeholder for each text, and the texts.
 
         Raises ServeError(INVALID_ARGUMENT) when the template refuses the conversation.
         """
@@ -65,11 +65,15 @@ class ChatEncoder:
             for message in messages
         ]
         try:
-            rendered = self._processor.apply_chat_template(
+            rendered: str = self._processor.apply_chat_template(
                 conversation, tokenize=False, add_generation_prompt=True
             )
         except TemplateError as error:
             raise invalid("messages", "the model's chat template refuses this order") from error
+        return rendered, texts
+
+    def pieces(self, rendered: str, texts: Sequence[str]) -> list[Special | str]:
+        """Special tokens of the template and the processor, and sections with the texts in."""
         pieces: list[Special | str] = []
         for index, part in enumerate(self._specials.split(rendered)):
             if index % 2:
@@ -107,8 +111,18 @@ def _content(message: Message[Image], texts: list[str]) -> list[dict[str, str]]:
     parts: list[dict[str, str]] = []
     for part in message.content:
         if isinstance(part, str):
-            parts.append({"type": "text", "text": f"\ue000{len(texts)}\ue001" if part else ""})
-            texts.append(part)
+            parts.append({"type": "text", "text": _held(part, texts)})
         else:
             parts.append({"type": "image"})
     return parts
+
+
+def _held(text: str, texts: list[str]) -> str:
+    """A placeholder for `text`, which joins `texts`, within the space around it: a template may
+    strip that."""
+    core = text.strip()
+    if not core:
+        return text
+    before, _, after = text.partition(core)
+    texts.append(core)
+    return f"{before}\ue000{len(texts) - 1}\ue001{after}"

@@ -15,6 +15,8 @@ from torch.nn import functional
 from vlserve.engines.native.batch import Batch, DecodeRows, PromptRows
 
 ATTENTION = "vlserve_slots"
+# What Transformers hands to the attention of some decoders, and plain attention cannot do.
+CHANGES_SCORES = ("softcap", "s_aux", "position_bias")
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,12 +51,16 @@ def slot_attention(
     scaling: float,
     slot_batch: Batch,
     sliding_window: int | None = None,
-    **_: object,
+    **others: object,
 ) -> tuple[torch.Tensor, None]:
     """Write the step's keys and values to the cache and attend: `[1, T, num_heads, head_dim]`.
 
-    The batch says who sees whom; Transformers makes no `attention_mask` for this function.
+    The batch says who sees whom; Transformers makes no `attention_mask` for this function. Raises
+    NotImplementedError for a decoder whose scores are changed in another way than by `scaling`.
     """
+    for name in CHANGES_SCORES:
+        if others.get(name) is not None:
+            raise NotImplementedError(f"attention with {name} is not batched")
     layer: int = module.layer_idx
     keys, values = slot_batch.cache.keys[layer], slot_batch.cache.values[layer]
     step = LayerStep(query, key, value, keys, values, scaling, sliding_window)
@@ -82,7 +88,7 @@ def _decode(step: LayerStep, rows: DecodeRows) -> torch.Tensor:
             query,
             step.cached_keys[rows.first : rows.last, :, : rows.key_length],
             step.cached_values[rows.first : rows.last, :, : rows.key_length],
-            attn_mask=rows.mask,
+            attn_mask=rows.masks[step.window],
             scale=step.scaling,
             enable_gqa=step.is_grouped,
         )
@@ -117,11 +123,7 @@ def _prefill(step: LayerStep, rows: PromptRows) -> torch.Tensor:
     length = rows.end - rows.start
     step.cached_keys[rows.slot, :, :length] = key[0]
     step.cached_values[rows.slot, :, :length] = value[0]
-    mask = None
-    if step.window is not None and length > step.window:
-        places = torch.arange(length, device=key.device)
-        distance = places[:, None] - places[None, :]
-        mask = (distance >= 0) & (distance < step.window)
+    mask = _prompt_mask(length, step.window, rows.blocks, key.device)
     out = functional.scaled_dot_product_attention(
         step.query[:, :, rows.start : rows.end],
         key,
@@ -132,3 +134,20 @@ def _prefill(step: LayerStep, rows: PromptRows) -> torch.Tensor:
         enable_gqa=step.is_grouped,
     )
     return out[0].transpose(0, 1)
+
+
+def _prompt_mask(
+    length: int, window: int | None, blocks: torch.Tensor | None, device: torch.device
+) -> torch.Tensor | None:
+    """`bool[length, length]`, true where a token may look; None for everything before it."""
+    is_windowed = window is not None and length > window
+    if not is_windowed and blocks is None:
+        return None
+    places = torch.arange(length, device=device)
+    distance = places[:, None] - places[None, :]
+    mask = distance >= 0
+    if window is not None:
+        mask &= distance < window
+    if blocks is not None:
+        mask |= (blocks[:, None] == blocks[None, :]) & (blocks >= 0)
+    return mask

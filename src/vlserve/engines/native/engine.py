@@ -18,6 +18,7 @@ from vlserve.engines.native.sampler import Sampler
 from vlserve.engines.native.scheduler import Plan, Scheduler
 from vlserve.engines.native.sequence import Sequence
 from vlserve.errors import Code, ServeError, invalid
+from vlserve.models.base import PromptInputs
 from vlserve.models.catalog import load as load_model
 from vlserve.models.prompt import Prompt
 from vlserve.settings import EngineSettings, ModelSettings
@@ -123,9 +124,9 @@ class NativeEngine:
         self._deliver(self._scheduler.commit(sampled))
         self._fail(failed)
 
-    def _embed(self, plan: Plan) -> tuple[Plan, list[torch.Tensor]]:
+    def _embed(self, plan: Plan) -> tuple[Plan, list[PromptInputs]]:
         prefills: list[Sequence] = []
-        prompts: list[torch.Tensor] = []
+        prompts: list[PromptInputs] = []
         for sequence in plan.prefills:
             try:
                 prompts.append(self._runner.embed(sequence))

@@ -14,7 +14,8 @@ class Sequence:
     """A prompt, the answer so far and the outbox that its reader waits at.
 
     `max_new_tokens` is what the request and the model's context allow. `slot` is the row of the
-    KV cache it owns while it runs.
+    KV cache it owns while it runs. `position_shift` is what lies between the number of tokens
+    before a token of the answer and its rotary position.
     """
 
     id: str
@@ -26,6 +27,7 @@ class Sequence:
     outbox: asyncio.Queue[Chunk | ServeError]
     token_ids: list[int] = field(default_factory=list)
     slot: int | None = None
+    position_shift: int = 0
 
     @property
     def num_tokens(self) -> int:

@@ -1,0 +1,249 @@
+"""Model folders of every family, small and with random weights, whose answers depend on pictures."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers as tf
+from transformers import GenerationConfig, PreTrainedModel
+
+from tests.tiny_model import tiny_tokenizer
+from vlserve.models.processors import for_pictures
+
+SPECIAL = (
+    "<row_1_col_1>", "<row_1_col_2>", "<row_2_col_1>", "<row_2_col_2>", "<global-img>",
+    "<img>", "</img>", "<IMG_CONTEXT>", "<video>",
+    "<|image_pad|>", "<|video_pad|>", "<|vision_start|>", "<|vision_end|>",
+    "<start_of_image>", "<end_of_image>", "<image_soft_token>",
+)  # fmt: skip
+TURNS = (
+    "{% for message in messages %}{{ message['role'].capitalize() }}: "
+    "{% for line in message['content'] %}{% if line['type'] == 'text' %}{{ line['text'] }}"
+    "{% else %}IMAGE{% endif %}{% endfor %}"
+    "<end_of_utterance>\n{% endfor %}{% if add_generation_prompt %}{{ 'Assistant:' }}{% endif %}"
+)
+DECODER = {
+    "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 3,
+    "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 2048,
+    "pad_token_id": 3, "bos_token_id": 1, "eos_token_id": 2, "tie_word_embeddings": False,
+}  # fmt: skip
+VISION = {
+    "hidden_size": 48, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 3,
+}  # fmt: skip
+
+
+# What processors ask their tokenizer for by name.
+NAMED = {
+    "internvl": {
+        "start_image_token": "<img>",
+        "end_image_token": "</img>",
+        "context_image_token": "<IMG_CONTEXT>",
+        "video_token": "<video>",
+    },
+    "gemma3": {
+        "boi_token": "<start_of_image>",
+        "eoi_token": "<end_of_image>",
+        "image_token": "<image_soft_token>",
+    },
+}
+
+
+def tokenizer(family: str) -> Any:
+    """The tiny tokenizer with the special tokens of all families."""
+    backend = tiny_tokenizer().backend_tokenizer
+    backend.add_special_tokens(list(SPECIAL))
+    return tf.PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
+        tokenizer_object=backend,
+        unk_token="<unk>",
+        bos_token="<s>",
+        eos_token="</s>",
+        pad_token="<pad>",
+        extra_special_tokens=NAMED.get(family, {}),
+    )
+
+
+def _chat(mark: str) -> str:
+    return TURNS.replace("IMAGE", mark)
+
+
+def idefics3(kind: str, words: Any) -> tuple[Any, Any]:
+    """Idefics3 and SmolVLM: pixel shuffle, tiles."""
+    config = getattr(tf, f"{kind}Config")(
+        text_config=tf.LlamaConfig(vocab_size=len(words), **DECODER),
+        vision_config=getattr(tf, f"{kind}VisionConfig")(image_size=56, patch_size=14, **VISION),
+        scale_factor=2,
+        image_token_id=words.convert_tokens_to_ids("<image>"),
+        pad_token_id=3,
+        tie_word_embeddings=False,
+    )
+    images = getattr(tf, f"{kind}ImageProcessorPil")(
+        size={"longest_edge": 112}, max_image_size={"longest_edge": 56}
+    )
+    made, options = getattr(tf, f"{kind}Processor"), {}
+    if kind == "SmolVLM":
+        made, options = for_pictures(made), {"video_processor": None}
+    return config, made(images, words, image_seq_len=4, chat_template=_chat("<image>"), **options)
+
+
+def internvl(words: Any) -> tuple[Any, Any]:
+    """InternVL: pixel shuffle, tiles and a thumbnail, Qwen2."""
+    config = tf.InternVLConfig(
+        text_config=tf.Qwen2Config(vocab_size=len(words), **DECODER),
+        vision_config=tf.InternVLVisionConfig(image_size=[56, 56], patch_size=[14, 14], **VISION),
+        image_token_id=words.convert_tokens_to_ids("<IMG_CONTEXT>"),
+        image_seq_length=4,
+        downsample_ratio=0.5,
+        tie_word_embeddings=False,
+    )
+    images = tf.GotOcr2ImageProcessorPil(
+        size={"height": 56, "width": 56}, crop_to_patches=True, max_patches=4
+    )
+    processor = for_pictures(tf.InternVLProcessor)(
+        images, words, image_seq_length=4, chat_template=_chat("<IMG_CONTEXT>")
+    )
+    return config, processor
+
+
+def llava(words: Any) -> tuple[Any, Any]:
+    """LLaVA: CLIP and a projector."""
+    config = tf.LlavaConfig(
+        text_config=tf.LlamaConfig(vocab_size=len(words), **DECODER),
+        vision_config=tf.CLIPVisionConfig(image_size=56, patch_size=14, **VISION),
+        image_token_index=words.convert_tokens_to_ids("<image>"),
+        vision_feature_layer=-2,
+        tie_word_embeddings=False,
+    )
+    images = tf.CLIPImageProcessorPil(
+        size={"shortest_edge": 56}, crop_size={"height": 56, "width": 56}
+    )
+    processor = tf.LlavaProcessor(
+        images,
+        words,
+        patch_size=14,
+        vision_feature_select_strategy="default",
+        num_additional_image_tokens=1,
+        chat_template=_chat("<image>"),
+    )
+    return config, processor
+
+
+def llava_next(words: Any) -> tuple[Any, Any]:
+    """LLaVA-NeXT: tiles whose features are unpadded and joined by newlines."""
+    grid = [[56, 112], [112, 56], [112, 112]]
+    config = tf.LlavaNextConfig(
+        text_config=tf.MistralConfig(vocab_size=len(words), sliding_window=None, **DECODER),
+        vision_config=tf.CLIPVisionConfig(image_size=56, patch_size=14, **VISION),
+        image_token_index=words.convert_tokens_to_ids("<image>"),
+        image_grid_pinpoints=grid,
+        vision_feature_layer=-2,
+        tie_word_embeddings=False,
+    )
+    images = tf.LlavaNextImageProcessorPil(
+        size={"shortest_edge": 56},
+        crop_size={"height": 56, "width": 56},
+        image_grid_pinpoints=grid,
+    )
+    processor = tf.LlavaNextProcessor(
+        images,
+        words,
+        patch_size=14,
+        vision_feature_select_strategy="default",
+        num_additional_image_tokens=1,
+        chat_template=_chat("<image>"),
+    )
+    return config, processor
+
+
+def qwen(kind: str, words: Any) -> tuple[Any, Any]:
+    """Qwen2.5-VL and Qwen3-VL: any resolution, positions in three dimensions."""
+    name, ids = f"Qwen{kind}VL", words.convert_tokens_to_ids
+    vision: dict[str, Any] = {
+        "depth": 2, "hidden_size": 48, "num_heads": 3, "intermediate_size": 96,
+        "out_hidden_size": 64, "patch_size": 14, "spatial_merge_size": 2,
+    }  # fmt: skip
+    rope = {"rope_type": "default", "mrope_section": [2, 3, 3], "rope_theta": 10000.0}
+    if kind == "2_5_":
+        vision |= {"fullatt_block_indexes": [1], "window_size": 56}
+    else:
+        vision |= {"deepstack_visual_indexes": [0, 1], "num_position_embeddings": 64}
+        rope["mrope_interleaved"] = True
+    config = getattr(tf, f"{name}Config")(
+        text_config=DECODER | {"vocab_size": len(words), "head_dim": 16, "rope_parameters": rope},
+        vision_config=vision,
+        image_token_id=ids("<|image_pad|>"),
+        video_token_id=ids("<|video_pad|>"),
+        vision_start_token_id=ids("<|vision_start|>"),
+        vision_end_token_id=ids("<|vision_end|>"),
+        tie_word_embeddings=False,
+    )
+    images = tf.Qwen2VLImageProcessorPil(
+        size={"shortest_edge": 56 * 56, "longest_edge": 112 * 112}, patch_size=14
+    )
+    chat = _chat("<|vision_start|><|image_pad|><|vision_end|>")
+    processor = for_pictures(getattr(tf, f"{name}Processor"))(images, words, chat_template=chat)
+    return config, processor
+
+
+def gemma3(words: Any) -> tuple[Any, Any]:
+    """Gemma 3: pictures see themselves in both directions, most layers slide."""
+    ids = words.convert_tokens_to_ids
+    config = tf.Gemma3Config(
+        text_config=DECODER
+        | {
+            "vocab_size": len(words),
+            "head_dim": 16,
+            "num_hidden_layers": 4,
+            "sliding_window": 24,
+            "query_pre_attn_scalar": 16,
+            "layer_types": ["sliding_attention", "full_attention"] * 2,
+        },
+        vision_config=tf.SiglipVisionConfig(image_size=56, patch_size=14, **VISION).to_dict(),
+        mm_tokens_per_image=4,
+        boi_token_index=ids("<start_of_image>"),
+        eoi_token_index=ids("<end_of_image>"),
+        image_token_index=ids("<image_soft_token>"),
+        tie_word_embeddings=False,
+    )
+    images = tf.Gemma3ImageProcessorPil(size={"height": 56, "width": 56})
+    processor = tf.Gemma3Processor(
+        images, words, image_seq_length=4, chat_template=_chat("<start_of_image>")
+    )
+    return config, processor
+
+
+FAMILIES: dict[str, Callable[[Any], tuple[Any, Any]]] = {
+    "idefics3": lambda words: idefics3("Idefics3", words),
+    "smolvlm": lambda words: idefics3("SmolVLM", words),
+    "internvl": internvl,
+    "llava": llava,
+    "llava_next": llava_next,
+    "qwen2_5_vl": lambda words: qwen("2_5_", words),
+    "qwen3_vl": lambda words: qwen("3", words),
+    "gemma3": gemma3,
+}
+
+
+def write_family(name: str, folder: Path) -> Path:
+    """A model folder of a family, loaded as any other."""
+    words = tokenizer(name)
+    config, processor = FAMILIES[name](words)
+    torch.manual_seed(0)
+    model: PreTrainedModel = tf.AutoModelForImageTextToText.from_config(config)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            # The library's small range makes every picture look alike.
+            if parameter.ndim > 1:
+                scale = 1.5 * parameter[0].numel() ** -0.5
+                parameter.copy_(scale * torch.randn(parameter.shape, generator=generator))
+        # Logits far enough apart that a rounding error does not choose.
+        model.get_output_embeddings().weight.mul_(4)
+    model.generation_config = GenerationConfig(  # type: ignore[no-untyped-call]
+        bos_token_id=1,
+        pad_token_id=3,
+        bad_words_ids=[[i] for i in words.convert_tokens_to_ids(["<image>", *SPECIAL])],
+    )
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return folder
