@@ -168,6 +168,10 @@ class ModelAdapter:
             for message in messages
         ]
         text = self.processor.apply_chat_template(conversation, add_generation_prompt=True)
-        inputs = self.processor(text=text, images=[[image.pixels] * 3])
-        if list(self.prepare(messages).token_ids) != list(inputs["input_ids"][0]):
+        if list(self.prepare(messages).token_ids) != self._processed(text, [image] * 3):
             raise ModelError("the tokenizer does not encode a conversation section by section")
+
+    def _processed(self, text: str, images: list[Image]) -> list[int]:
+        """The token ids that the processor itself makes of a rendered conversation."""
+        inputs = self.processor(text=text, images=[[image.pixels for image in images]])
+        return list(inputs["input_ids"][0])

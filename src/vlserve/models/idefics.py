@@ -40,6 +40,11 @@ class Idefics2(ModelAdapter):
     def _mark(self) -> int:
         return self.chat.token_id(self.processor.fake_image_token)
 
+    def _processed(self, text: str, images: list[Image]) -> list[int]:
+        # The tokens of a picture do not depend on it, and this processor takes no arrays.
+        del images
+        return list(self.processor(text=text)["input_ids"][0])
+
     def _append_image(self, token_ids: list[int]) -> None:
         # Neighbouring pictures share a mark.
         parts = 5 if self.processor.image_processor.do_image_splitting else 1

@@ -60,10 +60,10 @@ def test_rows_do_not_depend_on_each_other(
             [Row(slot, LENGTHS[slot]) for slot in slots],  # type: ignore[misc]
             dtype=torch.float32,
             device=torch.device("cpu"),
-            window=window,
+            reaches={None, window},
         )
         empty = torch.empty(0)
-        batch = Batch(cache, empty, empty, empty, rows, (), num_padding=0)
+        batch = Batch(cache, empty, empty, {}, empty, rows, (), num_padding=0)
         out, _ = slot_attention(
             Layer(),
             query[:, :, slots],
@@ -72,6 +72,7 @@ def test_rows_do_not_depend_on_each_other(
             None,
             scaling=HEAD_DIM**-0.5,
             slot_batch=batch,
+            sliding_window=window,
         )
         return out[0]
 
