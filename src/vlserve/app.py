@@ -8,7 +8,7 @@ and finish what runs, close the door, close the engine.
 import asyncio
 import signal
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from importlib import resources
@@ -17,21 +17,24 @@ from typing import Final
 from vlserve.doors.grpc.server import GrpcDoor
 from vlserve.engines.base import Engine, EngineInfo
 from vlserve.engines.catalog import make_engine
+from vlserve.errors import Code, ServeError
 from vlserve.service import Service
-from vlserve.settings import Settings
-from vlserve.types import ChatRequest, ImageRef, Message, Role
+from vlserve.settings import LimitSettings, Settings
+from vlserve.types import ChatRequest, ImageRef, Message, Role, SamplingParams
 
 EXAMPLE_QUESTION: Final = "Describe the image"
 
 
 @dataclass(frozen=True, slots=True)
 class App:
-    """A house that serves. `seconds` says what opening it took, by stage."""
+    """A house that serves. `seconds` says what opening it took, by stage; `engine_ended` returns
+    when the engine no longer answers."""
 
     info: EngineInfo
     address: str
     first_answer: str
     seconds: dict[str, float]
+    engine_ended: Callable[[], Awaitable[None]]
 
 
 def example_picture() -> bytes:
@@ -76,7 +79,7 @@ async def running(
         service.open()
         closing.push_async_callback(_drain, service, engine, settings.limits.drain_s)
         on_stage("answering the first picture")
-        first_answer = await _first_answer(service)
+        first_answer = await _first_answer(service, settings.limits)
         closing.push_async_callback(door.announce, is_serving=False)
         await door.announce(is_serving=True)
         answered_s = time.monotonic()
@@ -85,13 +88,17 @@ async def running(
             "model": loaded_s - imported_s,
             "first answer": answered_s - loaded_s,
         }
-        yield App(engine.info, door.address, first_answer, seconds)
+        yield App(engine.info, door.address, first_answer, seconds, engine.ended)
 
 
 async def serve(
     settings: Settings, on_stage: Callable[[str], None], on_ready: Callable[[App], None]
 ) -> None:
-    """Serve until SIGTERM or SIGINT, then drain. A second signal ends the draining at once."""
+    """Serve until SIGTERM or SIGINT, then drain. A second signal ends the draining at once.
+
+    Raises ServeError(UNAVAILABLE) where the engine has died: whoever watches over this process
+    starts it anew.
+    """
     loop = asyncio.get_running_loop()
     task = asyncio.current_task()
     assert task is not None  # noqa: S101  this is a coroutine
@@ -100,7 +107,8 @@ async def serve(
     try:
         async with running(settings, on_stage) as app:
             on_ready(app)
-            await asyncio.Event().wait()
+            await app.engine_ended()
+            raise ServeError(Code.UNAVAILABLE, "the engine has died: the log says of what")
     except asyncio.CancelledError:
         return
     finally:
@@ -124,7 +132,8 @@ async def _drain(service: Service, engine: Engine, longest_s: float) -> None:
         await engine.close()
 
 
-async def _first_answer(service: Service) -> str:
-    content = (ImageRef(example_picture(), "example.png"), EXAMPLE_QUESTION)
-    request = ChatRequest((Message(Role.USER, content),))
+async def _first_answer(service: Service, limits: LimitSettings) -> str:
+    picture = (ImageRef(example_picture(), "example.png"),) if limits.max_images else ()
+    question = Message[ImageRef](Role.USER, (*picture, EXAMPLE_QUESTION))
+    request = ChatRequest((question,), SamplingParams(max_tokens=limits.default_max_tokens))
     return "".join([chunk.text async for chunk in service.chat(request)]).strip()

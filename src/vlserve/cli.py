@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from vlserve import settings as settings_room
 from vlserve.errors import ServeError
 from vlserve.settings import MIB, Settings, WrongSettings
-from vlserve.types import DEFAULT_MAX_TOKENS, ChatRequest, ImageRef, Message, Role, SamplingParams
+from vlserve.types import ChatRequest, ImageRef, Message, Role, SamplingParams
 
 if TYPE_CHECKING:
     from vlserve.app import App
@@ -99,7 +100,7 @@ def _say_ready(house: "App", seconds: dict[str, float]) -> None:
     memory = f"{info.weight_bytes / MIB:.1f} MiB weights, {info.cache_bytes / MIB:.1f} MiB cache"
     table.add_row("memory", f"{memory}, {info.max_running} requests at a time")
     table.add_row("address", f"grpc://{house.address}")
-    table.add_row("a picture", house.first_answer)
+    table.add_row("a picture", Text(house.first_answer))
     stages = ", ".join(f"{name} {value:.1f}" for name, value in seconds.items())
     _OUT.print(table)
     _OUT.print(f"ready in {time.monotonic() - _STARTED_S:.1f} s ({stages})")
@@ -124,14 +125,15 @@ def ask(
         ),
     ] = None,
     max_tokens: Annotated[
-        int, typer.Option(help="Longest answer, in tokens.")
-    ] = DEFAULT_MAX_TOKENS,
+        int | None, typer.Option(help="Longest answer, in tokens.", show_default=False)
+    ] = None,
 ) -> None:
     """Ask about pictures."""
     settings, _ = settings_room.read(flags)
     refs = tuple(ImageRef(path.read_bytes(), str(path)) for path in pictures or ())
     content: tuple[str | ImageRef, ...] = (*refs, question)
-    request = ChatRequest((Message(Role.USER, content),), SamplingParams(max_tokens=max_tokens))
+    sampling = SamplingParams(max_tokens=max_tokens or settings.limits.default_max_tokens)
+    request = ChatRequest((Message(Role.USER, content),), sampling)
     asyncio.run(_print_answer(_answer(settings, server, request)))
 
 
@@ -148,7 +150,7 @@ async def _answer(
 ) -> AsyncGenerator[str]:
     from vlserve.doors.grpc.client import GrpcClient  # noqa: PLC0415
 
-    address = server or f"{settings.grpc.host}:{settings.grpc.port}"
+    address = server or settings.grpc.address()
     async with GrpcClient(address, settings.limits.max_message_mib) as client:
         if await client.is_serving():
             async with aclosing(client.ask(request)) as pieces:

@@ -89,9 +89,12 @@ class Queue:
         else:
             interval_s = sum(self._durations_s) / len(self._durations_s) / self._num_running
         interval_s *= _MARGIN
-        latest = now + self._longest_s  # by then whoever is inside now is answered or timed out
-        self._promised_s = min(max(now, self._promised_s) + interval_s, latest)
-        return max(MIN_RETRY_S, self._promised_s - now)
+        # One round of places at most, and no longer than until whoever is inside has timed out.
+        # Then from the beginning: who comes too early makes nobody else wait longer.
+        latest = now + min(self._longest_s, self._num_places * interval_s)
+        promised_s = max(now, self._promised_s) + interval_s
+        self._promised_s = promised_s if promised_s <= latest else now + interval_s
+        return min(self._longest_s, max(MIN_RETRY_S, self._promised_s - now))
 
 
 class Service:
@@ -154,9 +157,11 @@ class Service:
                     yield chunk
 
     async def _answer(self, request: ChatRequest) -> AsyncGenerator[Chunk]:
-        messages = await self._loaded(request.messages)
-        admitted = Request(uuid.uuid4().hex, messages, request.sampling)
-        async with aclosing(self._engine.generate(admitted)) as chunks:
+        # Nothing here keeps the decoded pictures: the engine lets them go once it has seen them.
+        chunks = self._engine.generate(
+            Request(uuid.uuid4().hex, await self._loaded(request.messages), request.sampling)
+        )
+        async with aclosing(chunks):
             async for chunk in chunks:
                 yield chunk
 
@@ -165,9 +170,13 @@ class Service:
         loop = asyncio.get_running_loop()
         max_pixels = self._limits.max_image_pixels
         refs = [ref for message in messages for ref in message.pictures()]
-        images = await asyncio.gather(
-            *(loop.run_in_executor(self._decoders, media.load, ref, max_pixels) for ref in refs)
-        )
+        loads = [loop.run_in_executor(self._decoders, media.load, ref, max_pixels) for ref in refs]
+        try:
+            images = await asyncio.gather(*loads)
+        finally:
+            # When one picture is refused nobody waits for the rest of them.
+            for load in loads:
+                load.cancel()
         of_ref = iter(images)
         return tuple(
             Message(

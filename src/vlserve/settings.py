@@ -21,8 +21,11 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+from vlserve.types import DEFAULT_MAX_TOKENS
+
 SETTINGS_FILE = Path("vlserve.toml")
 MIB = 1024 * 1024
+EXAMPLE_PIXELS = 320 * 240  # of the bundled picture, which a server answers at its start
 PILLOW_MAX_PIXELS = 89_478_485  # above it the decoder itself speaks of a bomb
 
 
@@ -61,7 +64,7 @@ class LimitSettings(_Room):
     max_images: int = Field(16, ge=0, description="pictures in a request")
     max_image_pixels: int = Field(
         50_000_000,
-        ge=1,
+        ge=EXAMPLE_PIXELS,
         le=PILLOW_MAX_PIXELS,
         description="width times height of a picture, judged before decoding",
     )
@@ -71,12 +74,22 @@ class LimitSettings(_Room):
         30.0, ge=0, description="longest time that running requests get at shutdown, s"
     )
 
+    @property
+    def default_max_tokens(self) -> int:
+        """The longest answer where the caller asks for no length."""
+        return min(DEFAULT_MAX_TOKENS, self.max_new_tokens)
+
 
 class GrpcSettings(_Room):
     """The gRPC door."""
 
     host: str = Field("127.0.0.1", description="address to listen on")
     port: int = Field(50051, ge=0, le=65535, description="port; 0 takes a free one")
+
+    def address(self, port: int | None = None) -> str:
+        """`host:port`, with brackets around an IPv6 host; `port` where another was taken."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{host}:{self.port if port is None else port}"
 
 
 class Settings(BaseSettings):

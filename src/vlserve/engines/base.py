@@ -2,9 +2,12 @@
 
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol
 
 from vlserve.types import Chunk, Request
+
+# When to try again after an engine that is closed: another process may be up by then.
+RETRY_S: Final = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +60,9 @@ class Engine(Protocol):
 
     def load(self) -> Load:
         """What runs and waits now."""
+
+    async def ended(self) -> None:
+        """Returns when the engine no longer answers: it was closed, or died."""
 
     async def close(self) -> None:
         """End running requests with UNAVAILABLE and let everything go. May be called twice."""

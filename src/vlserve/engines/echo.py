@@ -6,7 +6,7 @@ import zlib
 from collections import deque
 from collections.abc import AsyncGenerator
 
-from vlserve.engines.base import EngineInfo, Load
+from vlserve.engines.base import RETRY_S, EngineInfo, Load
 from vlserve.engines.stop_strings import StopStrings
 from vlserve.errors import Code, ServeError, invalid
 from vlserve.settings import EngineSettings, ModelSettings
@@ -25,7 +25,7 @@ class EchoEngine:
         self._num_running = 0
         self._num_steps = 0
         self._waiting: deque[asyncio.Future[None]] = deque()
-        self._is_closed = False
+        self._closed = asyncio.Event()
 
     async def start(self) -> None:
         """Nothing to load."""
@@ -88,20 +88,26 @@ class EchoEngine:
         finally:
             self._give_slot_back()
 
+    async def ended(self) -> None:
+        """Returns once it is closed."""
+        await self._closed.wait()
+
     async def close(self) -> None:
         """Those who wait or run end with UNAVAILABLE."""
-        self._is_closed = True
+        self._closed.set()
         while self._waiting:
-            self._waiting.popleft().set_exception(_unavailable())
+            turn = self._waiting.popleft()
+            if not turn.done():
+                turn.set_exception(_unavailable())
 
     async def _step(self) -> None:
         await asyncio.sleep(0)
-        if self._is_closed:
+        if self._closed.is_set():
             raise _unavailable()
         self._num_steps += 1
 
     async def _take_slot(self) -> None:
-        if self._is_closed:
+        if self._closed.is_set():
             raise _unavailable()
         if self._num_running == self._max_running:
             turn = asyncio.get_running_loop().create_future()
@@ -146,4 +152,4 @@ def _finish_reason(
 
 
 def _unavailable() -> ServeError:
-    return ServeError(Code.UNAVAILABLE, "the engine is closed")
+    return ServeError(Code.UNAVAILABLE, "the engine is closed", retry_after_s=RETRY_S)

@@ -55,7 +55,8 @@ class _DecoderReachedError(Exception):
 class ModelAdapter:
     """A model with its processor.
 
-    `rules` are read off the model's generation config. Raises ModelError when the files are not
+    `rules` are read off the model's generation config; `longest_token` is the most characters of
+    a text that one token can stand for. Raises ModelError when the files are not
     what the family needs.
     """
 
@@ -64,6 +65,7 @@ class ModelAdapter:
         self.processor = processor
         self.tokenizer: Tokenizer = processor.tokenizer.backend_tokenizer
         self.rules = GenerationRules.of(model.generation_config)
+        self.longest_token = max(map(len, self.tokenizer.get_vocab()))
         self.image_id: int = model.config.image_token_id
         self.chat = ChatEncoder(processor)
         self._accepted = set(inspect.signature(model.model.forward).parameters)

@@ -1,10 +1,13 @@
 """Which adapter serves which model, and how a folder is loaded."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForImageTextToText
 from transformers.utils.logging import disable_progress_bar
 
@@ -45,7 +48,8 @@ def load(path: str, *, device: torch.device, dtype: torch.dtype) -> ModelAdapter
     """
     folder = model_folder(path)
     disable_progress_bar()  # type: ignore[no-untyped-call]
-    config = AutoConfig.from_pretrained(folder, local_files_only=True)
+    with _unloadable(path):
+        config = AutoConfig.from_pretrained(folder, local_files_only=True)
     if config.model_type not in ADAPTERS:
         supported = ", ".join(sorted(ADAPTERS))
         raise ModelError(
@@ -53,11 +57,18 @@ def load(path: str, *, device: torch.device, dtype: torch.dtype) -> ModelAdapter
         )
     module, name = ADAPTERS[config.model_type]
     adapter: type[ModelAdapter] = getattr(import_module(module), name)
-    try:
+    with _unloadable(path):
         processor = load_processor(folder, config)
         model: Any = AutoModelForImageTextToText.from_pretrained(
             folder, local_files_only=True, use_safetensors=True, config=config, dtype=dtype
         )
-    except (OSError, ValueError, KeyError) as error:
+        return adapter(model.to(device).eval(), processor)
+
+
+@contextmanager
+def _unloadable(path: str) -> Iterator[None]:
+    """What Transformers, torch and safetensors raise about the files of a folder, as ModelError."""
+    try:
+        yield
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
         raise ModelError(f"the model at {path!r} does not load: {error}") from error
-    return adapter(model.to(device).eval(), processor)

@@ -8,6 +8,7 @@ from transformers.image_utils import ChannelDimension
 
 from vlserve.models.base import ModelAdapter
 from vlserve.models.chat import Special
+from vlserve.models.expansion import shapes_refused
 from vlserve.models.prompt import Prompt
 from vlserve.types import Image, Message
 
@@ -63,9 +64,10 @@ class Idefics2(ModelAdapter):
         if not images:
             return {}
         # Said rather than guessed: a picture three pixels high looks like three channels.
-        features = self.processor.image_processor(
-            [[image.pixels for image in images]],
-            input_data_format=ChannelDimension.LAST,
-            return_tensors="np",
-        )
+        with shapes_refused():
+            features = self.processor.image_processor(
+                [[image.pixels for image in images]],
+                input_data_format=ChannelDimension.LAST,
+                return_tensors="np",
+            )
         return dict(features)

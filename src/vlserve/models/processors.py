@@ -36,7 +36,9 @@ def for_pictures(processor_class: Any) -> Any:
             return [name for name in super().get_attributes() if name != "video_processor"]
 
         @classmethod
-        def from_args_and_dict(cls, args: Any, processor_dict: dict[str, Any], **options: Any) -> Any:
+        def from_args_and_dict(
+            cls, args: Any, processor_dict: dict[str, Any], **options: Any
+        ) -> Any:
             settings = {**processor_dict, "video_processor": None}
             return super().from_args_and_dict(args, settings, **options)
 

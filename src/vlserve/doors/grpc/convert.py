@@ -11,7 +11,6 @@ from vlserve.engines.base import EngineInfo
 from vlserve.errors import ServeError, invalid
 from vlserve.settings import LimitSettings
 from vlserve.types import (
-    DEFAULT_MAX_TOKENS,
     ChatRequest,
     Chunk,
     FinishReason,
@@ -21,6 +20,7 @@ from vlserve.types import (
     SamplingParams,
 )
 
+MAX_PARTS: Final = 2048
 _ROLES: Final = {
     pb.ROLE_SYSTEM: Role.SYSTEM,
     pb.ROLE_USER: Role.USER,
@@ -39,6 +39,12 @@ def chat_request(wire: pb.VisionRequest, limits: LimitSettings) -> ChatRequest:
     Raises ServeError(INVALID_ARGUMENT) naming the field by its path in the message, such as
     `messages[1].parts[0]`.
     """
+    # First of all: what follows takes time for each of them, in which nobody else is served.
+    num_parts = 0
+    for message in wire.messages[: MAX_PARTS + 1]:
+        num_parts += 1 + len(message.parts)
+    if num_parts > MAX_PARTS:
+        raise invalid("messages", f"must hold at most {MAX_PARTS} messages and parts together")
     refuse_unknown(wire, "request")
     sampling = _sampling(wire.sampling, limits)
     if not wire.messages:
@@ -139,7 +145,7 @@ def _part(wire: pb.Part, path: str) -> str | ImageRef:
 
 def _sampling(wire: pb.Sampling, limits: LimitSettings) -> SamplingParams:
     refuse_unknown(wire, "sampling")
-    default = SamplingParams(max_tokens=min(DEFAULT_MAX_TOKENS, limits.max_new_tokens))
+    default = SamplingParams(max_tokens=limits.default_max_tokens)
     try:
         return SamplingParams(
             max_tokens=wire.max_tokens if wire.HasField("max_tokens") else default.max_tokens,

@@ -4,17 +4,18 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import grpc
 import grpc.aio
+from google.protobuf.message import DecodeError
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from vlserve.doors.grpc import convert
 from vlserve.doors.grpc.pb import vision_pb2 as pb
 from vlserve.doors.grpc.status import rendered
-from vlserve.errors import Code, ServeError
+from vlserve.errors import Code, ServeError, invalid
 from vlserve.service import Service
 from vlserve.settings import MIB, GrpcSettings, LimitSettings
 
@@ -35,6 +36,7 @@ _CHANNEL: Final = (
 )
 
 Context = grpc.aio.ServicerContext[Any, Any]
+_Wire = TypeVar("_Wire", pb.VisionRequest, pb.ListModelsRequest)
 
 
 class VisionServicer:
@@ -48,19 +50,19 @@ class VisionServicer:
         """The handler of each call by its name in the proto file."""
         return {
             "Chat": grpc.unary_unary_rpc_method_handler(
-                self.chat, pb.VisionRequest.FromString, pb.VisionResponse.SerializeToString
+                self.chat, _vision_request, pb.VisionResponse.SerializeToString
             ),
             "ChatStream": grpc.unary_stream_rpc_method_handler(
-                self.chat_stream, pb.VisionRequest.FromString, pb.VisionResponse.SerializeToString
+                self.chat_stream, _vision_request, pb.VisionResponse.SerializeToString
             ),
             "ListModels": grpc.unary_unary_rpc_method_handler(
                 self.list_models,
-                pb.ListModelsRequest.FromString,
+                _list_models_request,
                 pb.ListModelsResponse.SerializeToString,
             ),
         }
 
-    async def chat(self, wire: pb.VisionRequest, context: Context) -> pb.VisionResponse:
+    async def chat(self, wire: pb.VisionRequest | None, context: Context) -> pb.VisionResponse:
         """Answers once, when the answer is complete."""
         last, texts = pb.VisionResponse(), list[str]()
         async with _errors_rendered(context, wire), aclosing(self._pieces(wire, context)) as pieces:
@@ -69,7 +71,7 @@ class VisionServicer:
         last.text = "".join(texts)
         return last
 
-    async def chat_stream(self, wire: pb.VisionRequest, context: Context) -> None:
+    async def chat_stream(self, wire: pb.VisionRequest | None, context: Context) -> None:
         """Answers in pieces. A reader who takes too long is hung up on."""
         async with _errors_rendered(context, wire), aclosing(self._pieces(wire, context)) as pieces:
             try:
@@ -84,25 +86,46 @@ class VisionServicer:
                 raise
 
     async def list_models(
-        self, wire: pb.ListModelsRequest, context: Context
+        self, wire: pb.ListModelsRequest | None, context: Context
     ) -> pb.ListModelsResponse:
         """The models that this server answers for."""
         async with _errors_rendered(context, None):
-            convert.refuse_unknown(wire, "request")
+            convert.refuse_unknown(_understood(wire), "request")
             return pb.ListModelsResponse(
                 models=[convert.model(info) for info in self._service.models()]
             )
         raise AssertionError("the context above returns or raises")
 
     async def _pieces(
-        self, wire: pb.VisionRequest, context: Context
+        self, wire: pb.VisionRequest | None, context: Context
     ) -> AsyncGenerator[pb.VisionResponse]:
-        request = convert.chat_request(wire, self._limits)
+        request = convert.chat_request(_understood(wire), self._limits)
         (model,) = self._service.models()
         chunks = self._service.chat(request, context.time_remaining())
         async with aclosing(chunks):
             async for chunk in chunks:
                 yield convert.response(chunk, model.model)
+
+
+def _vision_request(data: bytes) -> pb.VisionRequest | None:
+    """None where `data` is no such message: raised here, the error would not be ours to word."""
+    try:
+        return pb.VisionRequest.FromString(data)
+    except DecodeError:
+        return None
+
+
+def _list_models_request(data: bytes) -> pb.ListModelsRequest | None:
+    try:
+        return pb.ListModelsRequest.FromString(data)
+    except DecodeError:
+        return None
+
+
+def _understood(wire: _Wire | None) -> _Wire:
+    if wire is None:
+        raise invalid("request", "is not a message of this call")
+    return wire
 
 
 @asynccontextmanager
@@ -148,8 +171,7 @@ class GrpcDoor:
     @property
     def address(self) -> str:
         """`host:port`, with the port that was really taken."""
-        host = self._settings.host
-        return f"[{host}]:{self._port}" if ":" in host else f"{host}:{self._port}"
+        return self._settings.address(self._port)
 
     async def start(self) -> None:
         """Listen, NOT_SERVING yet. Raises OSError where the address cannot be had."""

@@ -6,12 +6,12 @@ import queue
 import threading
 from collections.abc import AsyncGenerator, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
-from vlserve.engines.base import EngineInfo, Load
+from vlserve.engines.base import RETRY_S, EngineInfo, Load
 from vlserve.engines.native.detokenizer import Detokenizer
 from vlserve.engines.native.runner import Runner
 from vlserve.engines.native.sampler import Sampler
@@ -20,9 +20,10 @@ from vlserve.engines.native.sequence import Sequence
 from vlserve.errors import Code, ServeError, invalid
 from vlserve.models.base import PromptInputs
 from vlserve.models.catalog import load as load_model
+from vlserve.models.errors import ModelError
 from vlserve.models.prompt import Prompt
 from vlserve.settings import EngineSettings, ModelSettings
-from vlserve.types import Chunk, Request
+from vlserve.types import Chunk, Image, Message, Request
 
 # Threads that make prompts of requests (scaling pictures, mostly). More would take the
 # processor from the step that everybody waits for.
@@ -54,6 +55,7 @@ class NativeEngine:
         # more goes in.
         self._door = threading.Lock()
         self._is_closed = False
+        self._ended = asyncio.Event()
 
     async def start(self) -> None:
         """Load the model, then step. Raises ModelError for a folder that cannot be served."""
@@ -75,6 +77,8 @@ class NativeEngine:
     async def generate(self, request: Request) -> AsyncGenerator[Chunk, None]:
         """The answer to one request, a Chunk a token."""
         sequence = self._sequence(request, await self._prepare(request))
+        # The pictures are in the prompt now.
+        del request
         self._post(sequence)
         is_done = False
         try:
@@ -93,9 +97,14 @@ class NativeEngine:
         with self._door:
             self._is_closed = True
         self._inbox.put(None)
-        self._preparers.shutdown(wait=False, cancel_futures=True)
+        self._preparers.shutdown(wait=False)
         if self._thread.is_alive():
             await asyncio.to_thread(self._thread.join)
+        self._ended.set()
+
+    async def ended(self) -> None:
+        """Returns when the step thread has ended."""
+        await self._ended.wait()
 
     def step(self) -> None:
         """A token for everyone who runs, and the first for whoever joins."""
@@ -131,6 +140,7 @@ class NativeEngine:
             try:
                 prompts.append(self._runner.embed(sequence))
                 prefills.append(sequence)
+                sequence.prompt = replace(sequence.prompt, image_inputs={})
             except Exception:
                 _log.exception("request %s failed at its pictures", sequence.id)
                 self._fail([sequence])
@@ -153,9 +163,12 @@ class NativeEngine:
         return True
 
     def _fail(self, sequences: Iterable[Sequence]) -> None:
-        for sequence in sequences:
+        # Told before they are let go: to let go clears memory, and may fail as they did.
+        failed = list(sequences)
+        self._deliver([(s, ServeError(Code.INTERNAL, "the request failed")) for s in failed])
+        for sequence in failed:
             self._scheduler.remove(sequence)
-        self._deliver([(s, ServeError(Code.INTERNAL, "the request failed")) for s in sequences])
+        self._publish_load()
 
     def _deliver(self, outcomes: Iterable[Outcome]) -> None:
         self._publish_load()
@@ -184,12 +197,13 @@ class NativeEngine:
         """Nobody is left waiting, whether the engine was closed or died."""
         with self._door:
             self._is_closed = True
-        left = self._scheduler.remove_all()
+        left = self._scheduler.sequences
         while not self._inbox.empty():
             message = self._inbox.get()
             if isinstance(message, Sequence):
                 left.append(message)
         self._deliver([(sequence, _unavailable()) for sequence in left])
+        self._loop.call_soon_threadsafe(self._ended.set)
 
     def _post(self, sequence: Sequence) -> None:
         with self._door:
@@ -200,10 +214,11 @@ class NativeEngine:
     async def _prepare(self, request: Request) -> Prompt:
         if self._is_closed:
             raise _unavailable()
+        self._refuse_long_text(request)
         self._num_preparing += 1
         try:
             return await self._loop.run_in_executor(
-                self._preparers, self._adapter.prepare, request.messages
+                self._preparers, self._prepared, request.messages
             )
         except ServeError:
             raise
@@ -212,6 +227,22 @@ class NativeEngine:
             raise ServeError(Code.INTERNAL, "the request failed") from error
         finally:
             self._num_preparing -= 1
+
+    def _prepared(self, messages: tuple[Message[Image], ...]) -> Prompt:
+        if self._is_closed:
+            raise _unavailable()
+        return self._adapter.prepare(messages)
+
+    def _refuse_long_text(self, request: Request) -> None:
+        """Before it is tokenised, which takes long and cannot be stopped."""
+        texts = [p for message in request.messages for p in message.content if isinstance(p, str)]
+        num_characters = sum(map(len, texts))
+        if num_characters > self._info.max_context_tokens * self._adapter.longest_token:
+            raise invalid(
+                "messages",
+                f"{num_characters} characters do not fit the model's context"
+                f" of {self._info.max_context_tokens} tokens",
+            )
 
     def _sequence(self, request: Request, prompt: Prompt) -> Sequence:
         num_left = self._info.max_context_tokens - len(prompt.token_ids)
@@ -238,12 +269,15 @@ class NativeEngine:
         parameters = list(self._adapter.model.parameters())
         num_parameters = sum(p.numel() for p in parameters)
         weight_bytes = sum(p.nbytes for p in parameters)
-        self._runner = Runner(self._adapter, self._settings)
+        try:
+            self._runner = Runner(self._adapter, self._settings)
+        except ValueError as error:
+            raise ModelError(f"engine.cache_mib is too small: {error}") from error
         cache = self._runner.cache
         self._scheduler = Scheduler(cache.num_slots, cache.clear)
         self._sampler = Sampler(self._adapter.rules, device)
         self._info = EngineInfo(
-            model=self._model.name or Path(self._model.path).name,
+            model=self._model.name or Path(self._model.path).resolve().name,
             engine="native",
             device=str(device),
             dtype=str(dtype).removeprefix("torch."),
@@ -263,12 +297,14 @@ def _hand_out(outcomes: Iterable[Outcome]) -> None:
 
 
 def _unavailable() -> ServeError:
-    return ServeError(Code.UNAVAILABLE, "the engine is closed")
+    return ServeError(Code.UNAVAILABLE, "the engine is closed", retry_after_s=RETRY_S)
 
 
 def _device(name: str) -> torch.device:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ModelError("engine.device is cuda, and there is no such device here")
     return torch.device(name)
 
 

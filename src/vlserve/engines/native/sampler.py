@@ -13,6 +13,9 @@ from transformers.generation.logits_process import (
 from vlserve.engines.native.sequence import Sequence
 from vlserve.models.generation import GenerationRules
 
+# Below it scores grow beyond float32; what is drawn there is the best token anyway.
+COLDEST = 1e-5
+
 
 class Sampler:
     """Greedy or drawn, one row at a time: what is picked depends on no other row.
@@ -42,7 +45,7 @@ class Sampler:
         for row, value in enumerate(best.tolist()):
             if not math.isfinite(value):
                 picked[row] = ArithmeticError("the logits are not finite")
-            elif sequences[row].sampling.temperature > 0:
+            elif sequences[row].sampling.temperature > COLDEST:
                 try:
                     picked[row] = self._draw(logits[row : row + 1], sequences[row])
                 except Exception as error:

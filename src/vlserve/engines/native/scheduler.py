@@ -56,6 +56,11 @@ class Scheduler:
         return self._slots.num_free
 
     @property
+    def sequences(self) -> list[Sequence]:
+        """Those that run and those that wait."""
+        return [*self._running.values(), *self._waiting]
+
+    @property
     def has_work(self) -> bool:
         """Whether a step would do anything."""
         return bool(self._running or self._waiting)
@@ -92,14 +97,8 @@ class Scheduler:
             if sequence in self._waiting:
                 self._waiting.remove(sequence)
             return
+        # First, because it may fail: a sequence that still runs is told so.
+        self._release(slot, sequence.num_tokens)
         del self._running[slot]
         sequence.slot = None
-        self._release(slot, sequence.num_tokens)
         self._slots.give_back(slot)
-
-    def remove_all(self) -> list[Sequence]:
-        """Let go of everyone; who they were."""
-        sequences = [*self._running.values(), *self._waiting]
-        for sequence in sequences:
-            self.remove(sequence)
-        return sequences

@@ -38,7 +38,8 @@ def plan_slots(
     capacity = cache_bytes // bytes_per_token // LENGTH_STEP * LENGTH_STEP
     if capacity < LENGTH_STEP:
         raise ValueError(f"the cache bound holds no {LENGTH_STEP} tokens")
-    fair = max(capacity // max_running, min(MIN_SLOT_TOKENS, capacity))
+    share = capacity // max_running // LENGTH_STEP * LENGTH_STEP
+    fair = max(share, min(MIN_SLOT_TOKENS, capacity))
     num_tokens = round_up(min(fair, max_positions))
     num_tokens = min(num_tokens, capacity)
     return min(max_running, capacity // num_tokens), num_tokens
