@@ -68,6 +68,10 @@ class ScriptedEngine:
             yield Chunk(word + " ", (i,))
         yield Chunk("", (), FinishReason.STOP, Usage(len(words) + 10, 10, len(words)))
 
+    async def ended(self) -> None:
+        """Never: nothing here dies."""
+        await asyncio.Event().wait()
+
     async def close(self) -> None:
         self.is_closed = True
         await asyncio.sleep(0)

@@ -13,7 +13,7 @@ def load_processor(folder: Path, config: Any) -> Any:
 
     Raises OSError, ValueError or KeyError where Transformers does.
     """
-    processor_class = PROCESSOR_MAPPING[type(config)]
+    processor_class: Any = PROCESSOR_MAPPING[type(config)]
     if find_spec("torchvision") or "video_processor" not in processor_class.get_attributes():
         return AutoProcessor.from_pretrained(  # type: ignore[no-untyped-call]
             folder, local_files_only=True

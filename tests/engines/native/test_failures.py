@@ -13,6 +13,7 @@ from vlserve.engines.base import Engine
 from vlserve.engines.native.batch import Batch
 from vlserve.engines.native.sequence import Sequence
 from vlserve.errors import Code, ServeError
+from vlserve.models.base import PromptInputs
 from vlserve.models.prompt import Prompt
 from vlserve.types import Image, Message, Request, SamplingParams
 
@@ -42,7 +43,7 @@ async def test_pictures_that_break_the_tower_fail_alone(tiny_folder: Path) -> No
     async with running(tiny_folder) as engine:
         embed = engine._runner.embed
 
-        def breaks(sequence: Sequence) -> torch.Tensor:
+        def breaks(sequence: Sequence) -> PromptInputs:
             if sequence.id == "2":
                 raise RuntimeError("secret")
             return embed(sequence)

@@ -163,12 +163,13 @@ class NativeEngine:
         return True
 
     def _fail(self, sequences: Iterable[Sequence]) -> None:
-        # Told before they are let go: to let go clears memory, and may fail as they did.
         failed = list(sequences)
-        self._deliver([(s, ServeError(Code.INTERNAL, "the request failed")) for s in failed])
-        for sequence in failed:
-            self._scheduler.remove(sequence)
-        self._publish_load()
+        try:
+            for sequence in failed:
+                self._scheduler.remove(sequence)
+        finally:
+            # To let go clears memory, and may fail as they did: they are told all the same.
+            self._deliver([(s, ServeError(Code.INTERNAL, "the request failed")) for s in failed])
 
     def _deliver(self, outcomes: Iterable[Outcome]) -> None:
         self._publish_load()
