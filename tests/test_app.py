@@ -15,6 +15,7 @@ from vlserve import app
 from vlserve.doors.grpc.client import GrpcClient
 from vlserve.doors.grpc.pb import vision_pb2 as pb
 from vlserve.doors.grpc.server import GrpcDoor
+from vlserve.errors import ServeError
 from vlserve.settings import EngineSettings, GrpcSettings, LimitSettings, ModelSettings, Settings
 from vlserve.types import Chunk, Request
 
@@ -190,3 +191,24 @@ async def test_the_hall_alone_answers(engine: WatchedEngine) -> None:
     async with app.hall(settings()) as service:
         assert service.models()[0].engine == "scripted"
     assert engine.history == ["started", "closed"]
+
+
+@pytest.mark.parametrize("limits", [{"max_new_tokens": 7}, {"max_images": 0}])
+async def test_it_opens_with_narrow_limits(engine: WatchedEngine, limits: dict[str, int]) -> None:
+    async with app.running(settings(**limits)) as house:
+        assert house.first_answer.endswith("Describe the image")
+        assert engine.seen[0].sampling.max_tokens == limits.get("max_new_tokens", 200)
+
+
+async def test_a_dead_engine_ends_the_server(
+    engine: WatchedEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dead = asyncio.Event()
+    monkeypatch.setattr(engine, "ended", dead.wait)
+    ready: list[app.App] = []
+    serving = asyncio.create_task(app.serve(settings(), lambda stage: None, ready.append))
+    await until(lambda: bool(ready))
+    dead.set()
+    with pytest.raises(ServeError, match="the engine has died"):
+        await serving
+    assert engine.history[-1] == "closed"

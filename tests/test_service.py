@@ -1,6 +1,7 @@
 """Admission, deadlines and the way out, without a door."""
 
 import asyncio
+import time
 from contextlib import aclosing
 from typing import Any
 
@@ -8,7 +9,7 @@ import pytest
 
 from tests.doors.grpc.live import png, until
 from tests.scripted import MODEL, ScriptedEngine
-from vlserve.errors import Code, ServeError
+from vlserve.errors import Code, ServeError, invalid
 from vlserve.service import MIN_RETRY_S, Queue, Service, check
 from vlserve.settings import LimitSettings
 from vlserve.types import ChatRequest, ImageRef, Message, Role, SamplingParams
@@ -181,10 +182,31 @@ async def test_who_is_refused_together_is_told_different_times(
         for _ in range(100):
             with pytest.raises(ServeError) as refusal, queue.permit():
                 pass
-        assert refusal.value.retry_after_s == pytest.approx(60.0)
+            assert refusal.value.retry_after_s is not None
+            assert 2.5 <= refusal.value.retry_after_s <= 4 * 2 * 2.5
         now_s += 30.0
         with pytest.raises(ServeError) as refusal, queue.permit():
             pass
-        assert refusal.value.retry_after_s == pytest.approx(32.5)
+        assert refusal.value.retry_after_s == pytest.approx(2.5)
     second.__exit__(None, None, None)
     await queue.empty()
+
+
+async def test_nobody_waits_for_the_other_pictures_of_a_refused_request(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    decoded: list[ImageRef] = []
+
+    def slow(ref: ImageRef, max_pixels: int) -> Any:
+        if ref.field == "bad":
+            raise invalid("bad", "is no picture")
+        time.sleep(0.05)
+        decoded.append(ref)
+
+    monkeypatch.setattr("vlserve.media.load", slow)
+    service = opened(ScriptedEngine(), max_images=40)
+    pictures = [ImageRef(b"", "bad"), *(ImageRef(b"", str(i)) for i in range(39))]
+    assert (await refused(service, request(*pictures, "x"))).field == "bad"
+    await asyncio.sleep(0.3)
+    assert len(decoded) < 10
+    service.close()

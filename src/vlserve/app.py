@@ -134,6 +134,7 @@ async def _drain(service: Service, engine: Engine, longest_s: float) -> None:
 
 async def _first_answer(service: Service, limits: LimitSettings) -> str:
     picture = (ImageRef(example_picture(), "example.png"),) if limits.max_images else ()
-    question = Message[ImageRef](Role.USER, (*picture, EXAMPLE_QUESTION))
-    request = ChatRequest((question,), SamplingParams(max_tokens=limits.default_max_tokens))
+    content: tuple[str | ImageRef, ...] = (*picture, EXAMPLE_QUESTION)
+    sampling = SamplingParams(max_tokens=limits.default_max_tokens)
+    request = ChatRequest((Message(Role.USER, content),), sampling)
     return "".join([chunk.text async for chunk in service.chat(request)]).strip()

@@ -19,6 +19,7 @@ MIN_RETRY_S: Final = 0.1
 _DECODERS: Final = min(4, os.cpu_count() or 1)
 _FIRST_DURATION_S: Final = 1.0  # of a request, while none has ended yet
 _RECENT: Final = 32
+_ROUNDS: Final = 4  # times that all places come free, over which those who were refused spread
 _MARGIN: Final = 1.25  # places come free unevenly, and to come in vain costs more than to come late
 
 
@@ -89,9 +90,9 @@ class Queue:
         else:
             interval_s = sum(self._durations_s) / len(self._durations_s) / self._num_running
         interval_s *= _MARGIN
-        # One round of places at most, and no longer than until whoever is inside has timed out.
-        # Then from the beginning: who comes too early makes nobody else wait longer.
-        latest = now + min(self._longest_s, self._num_places * interval_s)
+        # So many at most, and no longer than until whoever is inside has timed out. Then from the
+        # beginning: one who keeps asking too early must not send all others far away.
+        latest = now + min(self._longest_s, _ROUNDS * self._num_places * interval_s)
         promised_s = max(now, self._promised_s) + interval_s
         self._promised_s = promised_s if promised_s <= latest else now + interval_s
         return min(self._longest_s, max(MIN_RETRY_S, self._promised_s - now))

@@ -22,6 +22,14 @@ def test_a_model_type_without_adapter_is_refused_by_name(tmp_path: Path) -> None
     assert said.startswith("model type 'llama' is not supported; supported: gemma3, idefics2, ")
 
 
+@pytest.mark.parametrize("config", [{}, {"model_type": "never heard of"}])
+def test_a_config_that_transformers_does_not_know_is_refused(
+    config: dict[str, str], tmp_path: Path
+) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert "does not load" in refused(str(tmp_path))
+
+
 def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:
     assert "config.json" in refused(str(tmp_path))
 

@@ -245,3 +245,22 @@ async def test_a_taken_port_is_an_error() -> None:
         with pytest.raises(OSError, match=f"cannot listen on 127.0.0.1:{port}"):
             await second.start()
         await second.stop()
+
+
+@pytest.mark.parametrize("name", ["Chat", "ChatStream", "ListModels"])
+async def test_bytes_that_are_no_message_are_refused_as_such(name: str) -> None:
+    async with live() as house, grpc.aio.insecure_channel(house.door.address) as channel:
+        path = f"/vision.VisionService/{name}"
+        call = channel.unary_stream(path)(b"\x12\x05cut")
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await anext(aiter(call))
+    assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert refused.value.details() == "request: is not a message of this call"
+
+
+async def test_too_many_parts_are_refused_at_once() -> None:
+    async with live() as house:
+        many = pb.VisionRequest(messages=[user(*[TEXT] * 1500), user(*[TEXT] * 1500)])
+        error = await refusal(house.client, many, is_stream=False)
+    assert error.error.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert detail(error.error, error_details_pb2.BadRequest).field_violations[0].field == "messages"

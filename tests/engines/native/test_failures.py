@@ -15,7 +15,7 @@ from vlserve.engines.native.sequence import Sequence
 from vlserve.errors import Code, ServeError
 from vlserve.models.base import PromptInputs
 from vlserve.models.prompt import Prompt
-from vlserve.types import Image, Message, Request, SamplingParams
+from vlserve.types import Image, Message, Request, Role, SamplingParams
 
 REQUESTS = [
     request(random.Random(i), str(i), sampling=SamplingParams(max_tokens=12)) for i in range(4)
@@ -100,8 +100,11 @@ async def test_a_step_thread_that_dies_leaves_nobody_waiting(
         engine._scheduler.plan = dies  # type: ignore[assignment, method-assign]
         outcomes = await together(engine)
         assert all(isinstance(o, ServeError) and o.code is Code.UNAVAILABLE for o in outcomes)
-        with pytest.raises(ServeError):
+        with pytest.raises(ServeError) as told:
             await answer(engine, REQUESTS[0])
+        assert told.value.retry_after_s is not None
+        async with asyncio.timeout(5):
+            await engine.ended()
 
 
 async def test_an_answer_ends_with_the_context(tiny_folder: Path) -> None:
@@ -112,3 +115,27 @@ async def test_an_answer_ends_with_the_context(tiny_folder: Path) -> None:
         total = got.usage.prompt_tokens + got.usage.completion_tokens
         assert total == engine.info.max_context_tokens == 512
         assert got.finish_reason == "length"
+
+
+async def test_text_far_beyond_the_context_is_refused_before_it_is_tokenised(
+    tiny_folder: Path,
+) -> None:
+    async with running(tiny_folder) as engine:
+
+        def never(messages: object) -> Prompt:
+            raise AssertionError("tokenised")
+
+        engine._adapter.prepare = never  # type: ignore[assignment, method-assign]
+        with pytest.raises(ServeError, match="characters do not fit") as refused:
+            await answer(engine, Request("long", (Message(Role.USER, ("word " * 100_000,)),)))
+    assert refused.value.code is Code.INVALID_ARGUMENT
+    assert refused.value.field == "messages"
+
+
+async def test_the_engine_lets_pictures_go_once_it_has_seen_them(tiny_folder: Path) -> None:
+    asked = request(random.Random(5), "p", num_images=2, sampling=SamplingParams(max_tokens=12))
+    async with running(tiny_folder) as engine:
+        chunks = engine.generate(asked)
+        await anext(chunks)
+        assert [dict(s.prompt.image_inputs) for s in engine._scheduler.sequences] == [{}]
+        await chunks.aclose()

@@ -3,6 +3,7 @@
 import asyncio
 import math
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -69,3 +70,11 @@ async def test_what_cannot_be_sampled_fails_alone(tiny_folder: Path) -> None:
     assert isinstance(failed, ServeError)
     assert failed.code is Code.INTERNAL
     assert [each.token_ids for each in got if not isinstance(each, BaseException)] == alone
+
+
+async def test_the_coldest_temperature_is_greedy(tiny_folder: Path) -> None:
+    rng = random.Random(4)
+    greedy = request(rng, "greedy", sampling=SamplingParams(max_tokens=12))
+    cold = replace(greedy, id="cold", sampling=SamplingParams(max_tokens=12, temperature=1e-38))
+    async with running(tiny_folder) as engine:
+        assert (await answer(engine, cold)).token_ids == (await answer(engine, greedy)).token_ids
