@@ -111,17 +111,13 @@ class ModelAdapter:
 
     def embed(self, prompt: Prompt) -> PromptInputs:
         """The decoder's inputs for a prompt, from the model's own code, stopped at its decoder."""
-        device = self.model.device
-        token_ids = torch.tensor([prompt.token_ids], device=device)
-        is_image = (token_ids == self.image_id).long()
-        inputs = {name: torch.from_numpy(a).to(device) for name, a in prompt.image_inputs.items()}
-        inputs |= {"token_type_ids": is_image, "mm_token_type_ids": is_image}
-        arguments = self._until_decoder(
-            input_ids=token_ids,
-            use_cache=False,
-            **{name: value for name, value in inputs.items() if name in self._accepted},
-        )
-        return self.prompt_inputs(prompt, arguments)
+        return self.prompt_inputs(prompt, self._until_decoder(**self._inputs(prompt, ())))
+
+    def plain_logits(self, prompt: Prompt, token_ids: Sequence[int]) -> torch.Tensor:
+        """`[num_tokens, vocab_size]` of the model's own forward pass over a prompt and what
+        follows it."""
+        logits: torch.Tensor = self.model(**self._inputs(prompt, token_ids)).logits
+        return logits[0]
 
     def prompt_inputs(self, prompt: Prompt, arguments: dict[str, Any]) -> PromptInputs:
         """What the engine needs of the `arguments` that the model gave its decoder."""
@@ -131,6 +127,15 @@ class ModelAdapter:
             places = torch.arange(len(prompt.token_ids), device=embeddings.device)
             return PromptInputs(embeddings, places.unsqueeze(0))
         return PromptInputs(embeddings, positions.reshape(-1, positions.shape[-1])[-3:])
+
+    def _inputs(self, prompt: Prompt, token_ids: Sequence[int]) -> dict[str, Any]:
+        device = self.model.device
+        ids = torch.tensor([[*prompt.token_ids, *token_ids]], device=device)
+        is_image = (ids == self.image_id).long()
+        inputs = {name: torch.from_numpy(a).to(device) for name, a in prompt.image_inputs.items()}
+        inputs |= {"token_type_ids": is_image, "mm_token_type_ids": is_image}
+        accepted = {name: value for name, value in inputs.items() if name in self._accepted}
+        return {"input_ids": ids, "use_cache": False, **accepted}
 
     def _until_decoder(self, **inputs: Any) -> dict[str, Any]:
         def stop(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

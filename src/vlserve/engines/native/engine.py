@@ -16,6 +16,7 @@ from vlserve.engines.native.detokenizer import Detokenizer
 from vlserve.engines.native.runner import Runner
 from vlserve.engines.native.sampler import Sampler
 from vlserve.engines.native.scheduler import Plan, Scheduler
+from vlserve.engines.native.self_check import check_batching
 from vlserve.engines.native.sequence import Sequence
 from vlserve.errors import Code, ServeError, invalid
 from vlserve.models.base import PromptInputs
@@ -274,6 +275,8 @@ class NativeEngine:
             self._runner = Runner(self._adapter, self._settings)
         except ValueError as error:
             raise ModelError(f"engine.cache_mib is too small: {error}") from error
+        with torch.inference_mode():
+            check_batching(self._adapter, self._runner)
         cache = self._runner.cache
         self._scheduler = Scheduler(cache.num_slots, cache.clear)
         self._sampler = Sampler(self._adapter.rules, device)

@@ -1,5 +1,7 @@
 """Runs the model: one call of the decoder a step, for everyone."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -40,6 +42,7 @@ class Runner:
         self.enter_thread()
         AttentionInterface.register(ATTENTION, slot_attention)
         # The decoder alone: the vision tower attends as it always does.
+        self._plain_attention: str = adapter.text_config._attn_implementation
         adapter.text_config._attn_implementation = ATTENTION
         if self._device.type == "cpu" and self._dtype == torch.float32:
             pack_linears(adapter.model)
@@ -51,6 +54,15 @@ class Runner:
         """Called by each thread that uses the runner: torch counts threads for each apart."""
         if self._device.type == "cpu" and self._is_small:
             torch.set_num_threads(1)
+
+    @contextmanager
+    def plain_attention(self) -> Iterator[None]:
+        """The decoder attends as Transformers has it, for as long as the context lasts."""
+        self._adapter.text_config._attn_implementation = self._plain_attention
+        try:
+            yield
+        finally:
+            self._adapter.text_config._attn_implementation = ATTENTION
 
     def embed(self, sequence: Sequence) -> PromptInputs:
         """The prompt, its pictures seen."""

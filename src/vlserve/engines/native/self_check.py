@@ -1,0 +1,77 @@
+"""At load: the engine's steps against the model's own forward pass."""
+
+import asyncio
+from typing import Final
+
+import numpy as np
+import torch
+
+from vlserve.engines.native.detokenizer import Detokenizer
+from vlserve.engines.native.runner import Runner
+from vlserve.engines.native.scheduler import Scheduler
+from vlserve.engines.native.sequence import Sequence
+from vlserve.models.base import ModelAdapter
+from vlserve.models.errors import ModelError
+from vlserve.models.prompt import Prompt
+from vlserve.types import Image, Message, Role, SamplingParams
+
+NUM_TOKENS: Final = 6
+# Largest difference of two logits, as a share of the largest logit.
+TOLERANCE: Final = {torch.float32: 1e-3, torch.float16: 5e-2, torch.bfloat16: 1e-1}
+
+
+def check_batching(adapter: ModelAdapter, runner: Runner) -> None:
+    """Answer two short requests together, one about a picture, and compare their logits.
+
+    Tokens are not compared: in half precision two equal ways may differ in the one that wins.
+    Raises ModelError where the engine computes something else than the model.
+    """
+    noise = np.random.default_rng(0).integers(0, 256, (48, 64, 3), dtype=np.uint8)
+    question = "What is in the picture?"
+    contents: tuple[tuple[str | Image, ...], ...] = ((question,), (Image(noise, ""), question))
+    prompts = [adapter.prepare((Message(Role.USER, content),)) for content in contents]
+    try:
+        answers = _answers(adapter, runner, prompts)
+    except (NotImplementedError, RuntimeError, TypeError, ValueError) as error:
+        raise ModelError(f"this model cannot be batched: {error}") from error
+    for prompt, (token_ids, logits) in zip(prompts, answers, strict=True):
+        with runner.plain_attention():
+            wanted = adapter.plain_logits(prompt, token_ids[:-1])[-NUM_TOKENS:].float()
+        error = (logits - wanted).abs().max() / wanted.abs().max()
+        if not error <= TOLERANCE[adapter.model.dtype]:
+            raise ModelError(
+                "this model cannot be batched: its logits differ from those of its own forward"
+                f" pass by {float(error):.2g} of the largest"
+            )
+
+
+def _answers(
+    adapter: ModelAdapter, runner: Runner, prompts: list[Prompt]
+) -> list[tuple[list[int], torch.Tensor]]:
+    """Greedy tokens of each prompt and the logits `f32[NUM_TOKENS, vocab_size]` they came from."""
+    scheduler = Scheduler(runner.cache.num_slots, runner.cache.clear)
+    sequences = [
+        Sequence(
+            id=str(index),
+            prompt=prompt,
+            sampling=SamplingParams(max_tokens=NUM_TOKENS),
+            max_new_tokens=NUM_TOKENS,
+            stop_token_ids=frozenset(),
+            detokenizer=Detokenizer(adapter.tokenizer.decode),
+            outbox=asyncio.Queue(),
+        )
+        for index, prompt in enumerate(prompts)
+    ]
+    for sequence in sequences:
+        scheduler.add(sequence)
+    ruled_out = torch.tensor([adapter.image_id, *adapter.rules.suppressed])
+    rows: dict[str, list[torch.Tensor]] = {sequence.id: [] for sequence in sequences}
+    while scheduler.has_work:
+        plan = scheduler.plan()
+        prefilled = [runner.embed(sequence) for sequence in plan.prefills]
+        logits = runner.forward(runner.batch(plan, prefilled))
+        for sequence, row in zip(plan.sequences, logits, strict=True):
+            rows[sequence.id].append(row)
+        allowed = logits.index_fill(1, ruled_out.to(logits.device), -torch.inf)
+        scheduler.commit(zip(plan.sequences, allowed.argmax(-1).tolist(), strict=True))
+    return [(sequence.token_ids, torch.stack(rows[sequence.id])) for sequence in sequences]
