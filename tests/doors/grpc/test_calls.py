@@ -251,7 +251,7 @@ async def test_a_taken_port_is_an_error() -> None:
 async def test_bytes_that_are_no_message_are_refused_as_such(name: str) -> None:
     async with live() as house, grpc.aio.insecure_channel(house.door.address) as channel:
         path = f"/vision.VisionService/{name}"
-        call = channel.unary_stream(path)(b"\x12\x05cut")
+        call = channel.unary_stream(path, bytes, bytes)(b"\x12\x05cut")
         with pytest.raises(grpc.aio.AioRpcError) as refused:
             await anext(aiter(call))
     assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT

@@ -125,7 +125,7 @@ async def test_text_far_beyond_the_context_is_refused_before_it_is_tokenised(
         def never(messages: object) -> Prompt:
             raise AssertionError("tokenised")
 
-        engine._adapter.prepare = never  # type: ignore[assignment, method-assign]
+        engine._adapter.prepare = never  # type: ignore[method-assign]
         with pytest.raises(ServeError, match="characters do not fit") as refused:
             await answer(engine, Request("long", (Message(Role.USER, ("word " * 100_000,)),)))
     assert refused.value.code is Code.INVALID_ARGUMENT

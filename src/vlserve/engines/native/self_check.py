@@ -37,11 +37,11 @@ def check_batching(adapter: ModelAdapter, runner: Runner) -> None:
     for prompt, (token_ids, logits) in zip(prompts, answers, strict=True):
         with runner.plain_attention():
             wanted = adapter.plain_logits(prompt, token_ids[:-1])[-NUM_TOKENS:].float()
-        error = (logits - wanted).abs().max() / wanted.abs().max()
-        if not error <= TOLERANCE[adapter.model.dtype]:
+        difference = float((logits - wanted).abs().max() / wanted.abs().max())
+        if not difference <= TOLERANCE[adapter.model.dtype]:
             raise ModelError(
                 "this model cannot be batched: its logits differ from those of its own forward"
-                f" pass by {float(error):.2g} of the largest"
+                f" pass by {difference:.2g} of the largest"
             )
 
 
