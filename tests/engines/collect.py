@@ -5,8 +5,11 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from vlserve.engines.base import Engine
 from vlserve.engines.native.engine import NativeEngine
+from vlserve.engines.native.sequence import Sequence
 from vlserve.settings import EngineSettings, ModelSettings
 from vlserve.types import Chunk, FinishReason, Request, Usage
 
@@ -49,3 +52,17 @@ async def running(
         yield engine
     finally:
         await engine.close()
+
+
+def recorded_logits(engine: NativeEngine) -> dict[str, list[torch.Tensor]]:
+    """Where the logits of every coming step are kept, by request."""
+    kept: dict[str, list[torch.Tensor]] = {}
+    sample = engine._sampler.sample
+
+    def keep(logits: torch.Tensor, sequences: tuple[Sequence, ...]) -> list[int | Exception]:
+        for row, sequence in zip(logits, sequences, strict=True):
+            kept.setdefault(sequence.id, []).append(row.clone())
+        return sample(logits, sequences)
+
+    engine._sampler.sample = keep  # type: ignore[method-assign]
+    return kept

@@ -11,11 +11,9 @@ import torch
 import vlserve.models
 from bench.workload import requests
 from tests.asked import request
-from tests.engines.collect import answer, running
+from tests.engines.collect import answer, recorded_logits, running
 from tests.oracle import Oracle
 from tests.tiny_model import write_tiny_model
-from vlserve.engines.native.engine import NativeEngine
-from vlserve.engines.native.sequence import Sequence
 from vlserve.models.catalog import EMBEDDED, model_folder
 
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -65,20 +63,6 @@ async def test_the_embedded_model_too(capsys: pytest.CaptureFixture[str]) -> Non
         print(f"embedded: tried {len(asked)}, equal {num_equal}")
     assert [each.token_ids for each in got] == wanted
     assert [each.text for each in got] == list(map(oracle.text, wanted))
-
-
-def recorded_logits(engine: NativeEngine) -> dict[str, list[torch.Tensor]]:
-    """Where the logits of every coming step are kept, by request."""
-    kept: dict[str, list[torch.Tensor]] = {}
-    sample = engine._sampler.sample
-
-    def keep(logits: torch.Tensor, sequences: tuple[Sequence, ...]) -> list[int | Exception]:
-        for row, sequence in zip(logits, sequences, strict=True):
-            kept.setdefault(sequence.id, []).append(row.clone())
-        return sample(logits, sequences)
-
-    engine._sampler.sample = keep  # type: ignore[method-assign]
-    return kept
 
 
 async def test_logits_are_bitwise_equal_alone_and_in_a_batch(
