@@ -40,7 +40,10 @@ class Oracle:
                 "temperature": sampling.temperature,
                 "top_k": sampling.top_k,
                 "top_p": sampling.top_p,
+                "min_p": sampling.min_p or None,
             }
+        if sampling.repetition_penalty is not None:
+            chosen["repetition_penalty"] = sampling.repetition_penalty
         with torch.inference_mode():
             ids = self.model.generate(**inputs, max_new_tokens=sampling.max_tokens, **chosen)
         answer: list[int] = ids[0, inputs["input_ids"].shape[1] :].tolist()

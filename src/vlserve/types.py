@@ -1,7 +1,7 @@
 """The nouns of a request's trip: ChatRequest -> Request -> (Sequence) -> Chunk."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Generic, TypeVar
@@ -14,6 +14,8 @@ from vlserve.errors import invalid
 MAX_SEED = 2**63 - 1
 MAX_STOP_STRINGS = 16
 MAX_STOP_CHARACTERS = 256
+MAX_STOP_TOKENS = 64
+MAX_BIASED_TOKENS = 1024
 DEFAULT_MAX_TOKENS = 200
 
 
@@ -80,9 +82,16 @@ class Message(Generic[Picture]):
 class SamplingParams:
     """How the next token is chosen and when to stop.
 
-    `temperature` 0 is greedy. `top_k` 0 and `top_p` 1 switch those filters off. `seed` makes a
-    sampled answer repeatable, whatever else runs beside it; None draws a fresh one. A stop
-    string ends the answer and is not part of it.
+    `temperature` 0 is greedy. `top_k` 0, `top_p` 1 and `min_p` 0 switch those filters off. `seed`
+    makes a sampled answer repeatable, whatever else runs beside it; None draws a fresh one. A stop
+    string ends the answer and is not part of it; a token of `stop_token_ids` ends it as the
+    model's own stop tokens do, none of them before `min_tokens` new tokens.
+
+    `presence_penalty` is taken off the logit of a token that the answer holds,
+    `frequency_penalty` as many times as it does (OpenAI's API reference). `repetition_penalty`
+    divides positive logits of tokens in prompt or answer and multiplies negative ones (N. S.
+    Keskar et al., "CTRL", 2019); None is the model's own. `logit_bias` maps token ids to what is
+    added to their logits.
 
     Raises ServeError(INVALID_ARGUMENT) naming the field of a value out of bounds.
     """
@@ -93,22 +102,60 @@ class SamplingParams:
     top_k: int = 0
     seed: int | None = None
     stop: tuple[str, ...] = ()
+    min_p: float = 0.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    repetition_penalty: float | None = None
+    logit_bias: Mapping[int, float] = field(default_factory=dict)
+    min_tokens: int = 0
+    stop_token_ids: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        if self.max_tokens < 1:
-            raise invalid("max_tokens", "must be at least 1")
-        if not (math.isfinite(self.temperature) and 0 <= self.temperature <= 2):
-            raise invalid("temperature", "must be between 0 and 2")
-        if not 0 < self.top_p <= 1:
-            raise invalid("top_p", "must be above 0 and at most 1")
-        if self.top_k < 0:
-            raise invalid("top_k", "must be 0 (off) or more")
-        if self.seed is not None and not 0 <= self.seed <= MAX_SEED:
-            raise invalid("seed", f"must be between 0 and {MAX_SEED}")
-        if len(self.stop) > MAX_STOP_STRINGS:
-            raise invalid("stop", f"at most {MAX_STOP_STRINGS} stop strings")
-        if not all(0 < len(stop) <= MAX_STOP_CHARACTERS for stop in self.stop):
-            raise invalid("stop", f"each must have 1 to {MAX_STOP_CHARACTERS} characters")
+        is_warm = math.isfinite(self.temperature) and 0 <= self.temperature <= 2
+        penalty, seed = self.repetition_penalty, self.seed
+        for is_right, name, message in (
+            (self.max_tokens >= 1, "max_tokens", "must be at least 1"),
+            (is_warm, "temperature", "must be between 0 and 2"),
+            (0 < self.top_p <= 1, "top_p", "must be above 0 and at most 1"),
+            (self.top_k >= 0, "top_k", "must be 0 (off) or more"),
+            (seed is None or 0 <= seed <= MAX_SEED, "seed", f"must be between 0 and {MAX_SEED}"),
+            (len(self.stop) <= MAX_STOP_STRINGS, "stop", f"at most {MAX_STOP_STRINGS} strings"),
+            (
+                all(0 < len(stop) <= MAX_STOP_CHARACTERS for stop in self.stop),
+                "stop",
+                f"each must have 1 to {MAX_STOP_CHARACTERS} characters",
+            ),
+            (0 <= self.min_p <= 1, "min_p", "must be between 0 and 1"),
+            (-2 <= self.presence_penalty <= 2, "presence_penalty", "must be between -2 and 2"),
+            (-2 <= self.frequency_penalty <= 2, "frequency_penalty", "must be between -2 and 2"),
+            (
+                penalty is None or 0 < penalty <= 2,
+                "repetition_penalty",
+                "must be above 0 and at most 2",
+            ),
+            (
+                len(self.logit_bias) <= MAX_BIASED_TOKENS,
+                "logit_bias",
+                f"at most {MAX_BIASED_TOKENS} tokens",
+            ),
+            (
+                all(-100 <= bias <= 100 for bias in self.logit_bias.values()),
+                "logit_bias",
+                "each must be between -100 and 100",
+            ),
+            (
+                0 <= self.min_tokens <= self.max_tokens,
+                "min_tokens",
+                "must be between 0 and max_tokens",
+            ),
+            (
+                len(self.stop_token_ids) <= MAX_STOP_TOKENS,
+                "stop_token_ids",
+                f"at most {MAX_STOP_TOKENS} tokens",
+            ),
+        ):
+            if not is_right:
+                raise invalid(name, message)
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,6 +23,11 @@ def test_suppressed_tokens_but_never_an_end() -> None:
     assert not found.is_contextual
 
 
+def test_a_repetition_penalty_is_the_models_own() -> None:
+    assert rules(repetition_penalty=1.2).repetition_penalty == 1.2
+    assert rules(repetition_penalty=None).repetition_penalty == 1.0
+
+
 def test_long_bad_words_and_first_tokens() -> None:
     found = rules(bad_words_ids=[[4, 5, 6]], begin_suppress_tokens=[9])
     assert found.suppressed_after([1, 4], []) == [9]
@@ -32,7 +37,7 @@ def test_long_bad_words_and_first_tokens() -> None:
 
 
 @pytest.mark.parametrize(
-    "settings", [{"repetition_penalty": 1.2}, {"no_repeat_ngram_size": 3}, {"num_beams": 2}]
+    "settings", [{"min_length": 3}, {"no_repeat_ngram_size": 3}, {"num_beams": 2}]
 )
 def test_what_is_not_served_is_refused_by_name(settings: dict[str, object]) -> None:
     with pytest.raises(ModelError, match=next(iter(settings))):

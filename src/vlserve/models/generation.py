@@ -19,7 +19,6 @@ UNSUPPORTED: dict[str, tuple[object, ...]] = {
     "no_repeat_ngram_size": (None, 0),
     "num_beams": (None, 1),
     "remove_invalid_values": (None, False),
-    "repetition_penalty": (None, 1.0),
     "sequence_bias": (None,),
     "watermarking_config": (None,),
 }
@@ -31,6 +30,7 @@ class GenerationRules:
 
     `suppressed` holds at every step, `suppressed_first` at the first token only. A word of
     `bad_words` may not be completed: its last token is out when the others stand before it.
+    `repetition_penalty` holds where a request asks for none.
     How tokens are drawn (temperature and the like) is the request's matter, not the model's.
     """
 
@@ -38,6 +38,7 @@ class GenerationRules:
     suppressed: tuple[int, ...] = ()
     suppressed_first: tuple[int, ...] = ()
     bad_words: tuple[tuple[int, ...], ...] = ()
+    repetition_penalty: float = 1.0
 
     @classmethod
     def of(cls, config: Any) -> Self:
@@ -57,6 +58,7 @@ class GenerationRules:
             suppressed=tuple(sorted(always | set(config.suppress_tokens or ()))),
             suppressed_first=tuple(sorted(set(config.begin_suppress_tokens or ()))),
             bad_words=tuple(word for word in words if len(word) > 1),
+            repetition_penalty=config.repetition_penalty or 1.0,
         )
 
     @property

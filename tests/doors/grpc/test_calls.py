@@ -114,6 +114,13 @@ REFUSED: list[tuple[str, dict[str, Any]]] = [
     ("sampling.temperature", {"prompt": "p", "sampling": pb.Sampling(temperature=2.5)}),
     ("sampling.temperature", {"prompt": "p", "sampling": pb.Sampling(temperature=float("nan"))}),
     ("sampling.top_p", {"prompt": "p", "sampling": pb.Sampling(top_p=0)}),
+    ("sampling.min_p", {"prompt": "p", "sampling": pb.Sampling(min_p=1.5)}),
+    ("sampling.presence_penalty", {"prompt": "p", "sampling": pb.Sampling(presence_penalty=3)}),
+    ("sampling.frequency_penalty", {"prompt": "p", "sampling": pb.Sampling(frequency_penalty=-3)}),
+    ("sampling.repetition_penalty", {"prompt": "p", "sampling": pb.Sampling(repetition_penalty=0)}),
+    ("sampling.logit_bias", {"prompt": "p", "sampling": pb.Sampling(logit_bias={1: 101})}),
+    ("sampling.min_tokens", {"prompt": "p", "sampling": pb.Sampling(min_tokens=201)}),
+    ("sampling.stop_token_ids", {"prompt": "p", "sampling": pb.Sampling(stop_token_ids=[1] * 65)}),
     ("sampling.max_tokens", {"prompt": "p", "sampling": pb.Sampling(max_tokens=0)}),
     ("sampling.max_tokens", {"prompt": "p", "sampling": pb.Sampling(max_tokens=99999)}),
     ("sampling.seed", {"prompt": "p", "sampling": pb.Sampling(seed=2**64 - 1)}),
@@ -264,3 +271,16 @@ async def test_too_many_parts_are_refused_at_once() -> None:
         error = await refusal(house.client, many, is_stream=False)
     assert error.error.code() is grpc.StatusCode.INVALID_ARGUMENT
     assert detail(error.error, error_details_pb2.BadRequest).field_violations[0].field == "messages"
+
+
+async def test_penalties_and_biases_arrive() -> None:
+    sampling = pb.Sampling(
+        min_p=0.5, presence_penalty=1, frequency_penalty=-1, repetition_penalty=1.5,
+        logit_bias={7: -2.5}, min_tokens=3, stop_token_ids=[4, 5],
+    )  # fmt: skip
+    async with live() as house:
+        await house.client.chat(pb.VisionRequest(prompt="hello", sampling=sampling))
+        seen = house.engine.seen[0].sampling
+    assert (seen.min_p, seen.presence_penalty, seen.frequency_penalty) == (0.5, 1, -1)
+    assert (seen.repetition_penalty, seen.logit_bias) == (1.5, {7: -2.5})
+    assert (seen.min_tokens, seen.stop_token_ids) == (3, (4, 5))

@@ -5,6 +5,7 @@ import math
 import random
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,7 +13,12 @@ import torch
 from tests.asked import request
 from tests.engines.collect import answer, running
 from tests.oracle import Oracle
+from vlserve.engines.native.detokenizer import Detokenizer
+from vlserve.engines.native.sampler import Sampler
+from vlserve.engines.native.sequence import Sequence
 from vlserve.errors import Code, ServeError
+from vlserve.models.generation import GenerationRules
+from vlserve.models.prompt import Prompt
 from vlserve.types import SamplingParams
 
 SAMPLINGS = [
@@ -21,6 +27,12 @@ SAMPLINGS = [
         [(1.0, 0, 1.0), (0.7, 0, 1.0), (1.5, 5, 1.0), (1.0, 0, 0.6), (1.3, 20, 0.9), (2.0, 0, 0.95)]
         * 2
     )
+] + [
+    SamplingParams(max_tokens=20, temperature=1.5, seed=20, min_p=0.05),
+    SamplingParams(max_tokens=20, temperature=1.2, top_k=30, top_p=0.95, seed=21, min_p=0.2),
+    SamplingParams(max_tokens=20, temperature=1.0, seed=22, repetition_penalty=1.3),
+    SamplingParams(max_tokens=20, repetition_penalty=1.5),
+    SamplingParams(max_tokens=20, repetition_penalty=0.8),
 ]
 
 
@@ -78,3 +90,72 @@ async def test_the_coldest_temperature_is_greedy(tiny_folder: Path) -> None:
     cold = replace(greedy, id="cold", sampling=SamplingParams(max_tokens=12, temperature=1e-38))
     async with running(tiny_folder) as engine:
         assert (await answer(engine, cold)).token_ids == (await answer(engine, greedy)).token_ids
+
+
+def adjusted(sampling: SamplingParams, token_ids: list[int]) -> list[float]:
+    """What the logits 1, 2, 3, 4 of four tokens become after an answer; 3 is a stop token."""
+    sampler = Sampler(GenerationRules(frozenset([3])), torch.device("cpu"))
+    sequence = Sequence(
+        id="r",
+        prompt=Prompt((0, 0)),
+        sampling=sampling,
+        max_new_tokens=9,
+        stop_token_ids=frozenset([3]),
+        detokenizer=Detokenizer(str),
+        outbox=asyncio.Queue(),
+        token_ids=token_ids,
+    )
+    scores = torch.tensor([[1.0, 2.0, 3.0, 4.0]])
+    sampler.sample(scores, (sequence,))
+    return scores[0].tolist()
+
+
+def test_penalties_count_the_answer_and_not_the_prompt() -> None:
+    answered = [1, 2, 2, 2]
+    assert adjusted(SamplingParams(presence_penalty=0.5), answered) == [1.0, 1.5, 2.5, 4.0]
+    assert adjusted(SamplingParams(frequency_penalty=0.5), answered) == [1.0, 1.5, 1.5, 4.0]
+    both = SamplingParams(presence_penalty=1.0, frequency_penalty=-0.5)
+    assert adjusted(both, answered) == [1.0, 1.5, 3.5, 4.0]
+    assert adjusted(both, []) == [1.0, 2.0, 3.0, 4.0]
+
+
+def test_a_repetition_penalty_counts_prompt_and_answer() -> None:
+    assert adjusted(SamplingParams(repetition_penalty=2.0), [1]) == [0.5, 1.0, 3.0, 4.0]
+
+
+def test_biases_are_added() -> None:
+    biased = SamplingParams(logit_bias={0: 100.0, 2: -1.5})
+    assert adjusted(biased, []) == [101.0, 2.0, 1.5, 4.0]
+
+
+def test_no_stop_token_before_min_tokens() -> None:
+    sampling = SamplingParams(min_tokens=2)
+    assert adjusted(sampling, [1]) == [1.0, 2.0, 3.0, -math.inf]
+    assert adjusted(sampling, [1, 1]) == [1.0, 2.0, 3.0, 4.0]
+
+
+async def test_a_stop_token_of_the_request_ends_the_answer(tiny_folder: Path) -> None:
+    plain = request(random.Random(6), "r", sampling=SamplingParams(max_tokens=12))
+    async with running(tiny_folder) as engine:
+        whole = (await answer(engine, plain)).token_ids
+        stop = whole[4]
+        first = whole.index(stop)
+        sampling = SamplingParams(max_tokens=12, stop_token_ids=(stop,))
+        cut = await answer(engine, replace(plain, id="cut", sampling=sampling))
+        later = replace(sampling, min_tokens=first + 2)
+        long = await answer(engine, replace(plain, id="long", sampling=later))
+    assert cut.token_ids == whole[: first + 1]
+    assert cut.finish_reason == "stop"
+    assert long.token_ids[:first] == whole[:first]
+    assert len(long.token_ids) >= first + 2
+
+
+@pytest.mark.parametrize("wrong", [{"logit_bias": {99_999: 1.0}}, {"stop_token_ids": (99_999,)}])
+async def test_tokens_that_the_model_does_not_have_are_refused(
+    tiny_folder: Path, wrong: dict[str, Any]
+) -> None:
+    asked = request(random.Random(6), "r", sampling=SamplingParams(**wrong))
+    async with running(tiny_folder) as engine:
+        with pytest.raises(ServeError, match="99999 is not one of") as refused:
+            await answer(engine, asked)
+    assert refused.value.field == next(iter(wrong))

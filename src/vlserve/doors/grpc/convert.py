@@ -79,6 +79,13 @@ def wire_request(request: ChatRequest) -> pb.VisionRequest:
             top_k=sampling.top_k,
             seed=sampling.seed,
             stop=sampling.stop,
+            min_p=sampling.min_p,
+            presence_penalty=sampling.presence_penalty,
+            frequency_penalty=sampling.frequency_penalty,
+            repetition_penalty=sampling.repetition_penalty,
+            logit_bias=sampling.logit_bias,
+            min_tokens=sampling.min_tokens,
+            stop_token_ids=sampling.stop_token_ids,
         ),
     )
 
@@ -154,6 +161,15 @@ def _sampling(wire: pb.Sampling, limits: LimitSettings) -> SamplingParams:
             top_k=wire.top_k if wire.HasField("top_k") else default.top_k,
             seed=wire.seed if wire.HasField("seed") else default.seed,
             stop=tuple(wire.stop),
+            min_p=wire.min_p,
+            presence_penalty=wire.presence_penalty,
+            frequency_penalty=wire.frequency_penalty,
+            repetition_penalty=(
+                wire.repetition_penalty if wire.HasField("repetition_penalty") else None
+            ),
+            logit_bias=dict(wire.logit_bias),
+            min_tokens=wire.min_tokens,
+            stop_token_ids=tuple(wire.stop_token_ids),
         )
     except ServeError as error:
         raise invalid(f"sampling.{error.field}", error.message) from None

@@ -24,7 +24,7 @@ from vlserve.models.catalog import load as load_model
 from vlserve.models.errors import ModelError
 from vlserve.models.prompt import Prompt
 from vlserve.settings import EngineSettings, ModelSettings
-from vlserve.types import Chunk, Image, Message, Request
+from vlserve.types import Chunk, Image, Message, Request, SamplingParams
 
 # Threads that make prompts of requests (scaling pictures, mostly). More would take the
 # processor from the step that everybody waits for.
@@ -217,6 +217,7 @@ class NativeEngine:
         if self._is_closed:
             raise _unavailable()
         self._refuse_long_text(request)
+        self._refuse_unknown_tokens(request.sampling)
         self._num_preparing += 1
         try:
             return await self._loop.run_in_executor(
@@ -246,6 +247,13 @@ class NativeEngine:
                 f" of {self._info.max_context_tokens} tokens",
             )
 
+    def _refuse_unknown_tokens(self, sampling: SamplingParams) -> None:
+        vocab_size = self._adapter.text_config.vocab_size
+        for name in ("logit_bias", "stop_token_ids"):
+            unknown = [i for i in getattr(sampling, name) if not 0 <= i < vocab_size]
+            if unknown:
+                raise invalid(name, f"{unknown[0]} is not one of {vocab_size} token ids")
+
     def _sequence(self, request: Request, prompt: Prompt) -> Sequence:
         num_left = self._info.max_context_tokens - len(prompt.token_ids)
         if num_left < 1:
@@ -259,7 +267,9 @@ class NativeEngine:
             prompt=prompt,
             sampling=request.sampling,
             max_new_tokens=min(request.sampling.max_tokens, num_left),
-            stop_token_ids=self._adapter.rules.stop_token_ids,
+            stop_token_ids=self._adapter.rules.stop_token_ids.union(
+                request.sampling.stop_token_ids
+            ),
             detokenizer=Detokenizer(self._adapter.tokenizer.decode, request.sampling.stop),
             outbox=asyncio.Queue(),
         )

@@ -1,10 +1,13 @@
 """Picks the next token of each sequence from its row of logits."""
 
 import math
+from collections import Counter
+from collections.abc import Iterable
 from weakref import WeakKeyDictionary
 
 import torch
 from transformers.generation.logits_process import (
+    MinPLogitsWarper,
     TemperatureLogitsWarper,
     TopKLogitsWarper,
     TopPLogitsWarper,
@@ -20,8 +23,9 @@ COLDEST = 1e-5
 class Sampler:
     """Greedy or drawn, one row at a time: what is picked depends on no other row.
 
-    A request draws with a generator of its own, the filters in the order in which `generate`
-    applies them: temperature, top_k, top_p.
+    A request draws with a generator of its own. Penalties and biases change the logits first, then
+    come the filters, in the order in which `generate` applies them: temperature, top_k, top_p,
+    min_p.
     """
 
     def __init__(self, rules: GenerationRules, device: torch.device) -> None:
@@ -40,6 +44,8 @@ class Sampler:
         logits.index_fill_(1, self._suppressed, -math.inf)
         if self._rules.is_contextual:
             self._suppress_in_context(logits, sequences)
+        for row, sequence in enumerate(sequences):
+            self._adjust(logits[row], sequence)
         best, greedy = logits.max(dim=1)
         picked: list[int | Exception] = list(greedy.tolist())
         for row, value in enumerate(best.tolist()):
@@ -57,6 +63,28 @@ class Sampler:
             ruled_out = self._rules.suppressed_after(sequence.prompt.token_ids, sequence.token_ids)
             logits[row, ruled_out] = -math.inf
 
+    def _adjust(self, scores: torch.Tensor, sequence: Sequence) -> None:
+        """Penalties and biases of one request, on `f32[vocab_size]` in place."""
+        sampling = sequence.sampling
+        repetition = sampling.repetition_penalty or self._rules.repetition_penalty
+        if repetition != 1:
+            held = self._ids({*sequence.prompt.token_ids, *sequence.token_ids})
+            values = scores[held]
+            scores[held] = torch.where(values < 0, values * repetition, values / repetition)
+        if sequence.token_ids and (sampling.presence_penalty or sampling.frequency_penalty):
+            counts = Counter(sequence.token_ids)
+            times = torch.tensor(list(counts.values()), dtype=scores.dtype, device=self._device)
+            penalty = sampling.presence_penalty + sampling.frequency_penalty * times
+            scores[self._ids(counts)] -= penalty
+        if sampling.logit_bias:
+            biases = torch.tensor(list(sampling.logit_bias.values()), device=self._device)
+            scores[self._ids(sampling.logit_bias)] += biases
+        if len(sequence.token_ids) < sampling.min_tokens:
+            scores[self._ids(sequence.stop_token_ids)] = -math.inf
+
+    def _ids(self, ids: Iterable[int]) -> torch.Tensor:
+        return torch.tensor(list(ids), dtype=torch.long, device=self._device)
+
     def _draw(self, scores: torch.Tensor, sequence: Sequence) -> int:
         sampling = sequence.sampling
         no_ids = torch.empty(1, 0, dtype=torch.long)
@@ -66,6 +94,9 @@ class Sampler:
             scores = TopKLogitsWarper(sampling.top_k)(no_ids, scores)
         if sampling.top_p < 1:
             scores = TopPLogitsWarper(float(sampling.top_p))(no_ids, scores)
+        if sampling.min_p:
+            warper = MinPLogitsWarper(float(sampling.min_p))
+            scores = warper(no_ids, scores)  # type: ignore[arg-type]  # their own LongTensor
         probabilities = scores.softmax(dim=-1)
         return int(torch.multinomial(probabilities, 1, generator=self._generator(sequence)))
 
