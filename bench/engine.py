@@ -122,7 +122,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--model", default="embedded", help="a model folder")
     parser.add_argument("--requests", type=int, default=32)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--interval", type=float, default=0.05, help="s between arrivals")
+    # Faster than either answers: at 0.05 s the native engine waits for requests to come.
+    parser.add_argument("--interval", type=float, default=0.02, help="s between arrivals")
     parser.add_argument(
         "--max-running", type=int, default=EngineSettings().max_running, help="slots of the engine"
     )
