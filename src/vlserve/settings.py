@@ -50,7 +50,7 @@ class EngineSettings(_Room):
     dtype: Literal["auto", "float32", "float16", "bfloat16"] = Field(
         "auto", description="number format; auto: float32 on cpu, float16 on cuda"
     )
-    max_running: int = Field(16, ge=1, le=1024, description="requests in one batch (slots)")
+    max_running: int = Field(32, ge=1, le=1024, description="requests in one batch (slots)")
     cache_mib: int = Field(
         512, ge=1, description="bound of the KV cache in MiB; work beyond it waits"
     )
