@@ -160,7 +160,12 @@ class Service:
     async def _answer(self, request: ChatRequest) -> AsyncGenerator[Chunk]:
         # Nothing here keeps the decoded pictures: the engine lets them go once it has seen them.
         chunks = self._engine.generate(
-            Request(uuid.uuid4().hex, await self._loaded(request.messages), request.sampling)
+            Request(
+                uuid.uuid4().hex,
+                await self._loaded(request.messages),
+                request.sampling,
+                request.tenant,
+            )
         )
         async with aclosing(chunks):
             async for chunk in chunks:

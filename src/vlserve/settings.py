@@ -54,6 +54,9 @@ class EngineSettings(_Room):
     cache_mib: int = Field(
         512, ge=1, description="bound of the KV cache in MiB; work beyond it waits"
     )
+    image_cache_mib: int = Field(
+        64, ge=0, description="bound of kept picture features in MiB, for questions that follow"
+    )
 
 
 class LimitSettings(_Room):

@@ -160,11 +160,13 @@ class SamplingParams:
 
 @dataclass(frozen=True, slots=True)
 class ChatRequest:
-    """What a door hands over. `model` is "" where the caller named none."""
+    """What a door hands over. `model` is "" where the caller named none. Requests of the same
+    `tenant` share caches and take turns with those of others."""
 
     messages: tuple[Message[ImageRef], ...]
     sampling: SamplingParams = SamplingParams()
     model: str = ""
+    tenant: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,16 +177,18 @@ class Request:
     id: str
     messages: tuple[Message[Image], ...]
     sampling: SamplingParams = SamplingParams()
+    tenant: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Usage:
     """Token counts of one request. `image_tokens` counts the part of `prompt_tokens` that
-    stands for pictures, marks included."""
+    stands for pictures, marks included; `cached_tokens` the part that was computed before."""
 
     prompt_tokens: int
     image_tokens: int
     completion_tokens: int
+    cached_tokens: int = 0
 
     @property
     def text_tokens(self) -> int:

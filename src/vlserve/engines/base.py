@@ -30,18 +30,21 @@ class EngineInfo:
 @dataclass(frozen=True, slots=True)
 class Load:
     """What an engine does right now. `num_free_slots` + `num_running` is constant between steps
-    and `num_steps` only grows."""
+    and `num_steps` only grows. `num_free_pages` are pages of the KV cache that can be had, 0 for an
+    engine that has none."""
 
     num_running: int
     num_waiting: int
     num_free_slots: int
     num_steps: int
+    num_free_pages: int = 0
 
 
 class Engine(Protocol):
     """Answers requests.
 
-    `generate` yields at least one Chunk, the last with a finish reason. Closing the iterator
+    `generate` yields at least one Chunk, the last with a finish reason; the first may be an empty
+    one without tokens, which says that the request begins to run. Closing the iterator
     (or cancelling the task that reads it) drops the request before the engine's next step.
     It raises ServeError(INVALID_ARGUMENT, field="messages") for a prompt that does not fit,
     ServeError(UNAVAILABLE) when the engine closes or dies underneath, and

@@ -5,51 +5,29 @@ processor or decoder needs something of its own says so in a file of its own.
 """
 
 import inspect
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from tokenizers import Tokenizer
 from torch import nn
 
 from vlserve.models.chat import ChatEncoder, Special
 from vlserve.models.errors import ModelError
-from vlserve.models.expansion import expand
+from vlserve.models.expansion import expand, image_mark
+from vlserve.models.features import ImageFeatures, image_features
 from vlserve.models.generation import GenerationRules
-from vlserve.models.prompt import Prompt
+from vlserve.models.prompt import Arrays, Prompt, PromptImage
 from vlserve.types import Image, Message, Role
 
-
-@dataclass(frozen=True, slots=True, eq=False)
-class PromptInputs:
-    """What the decoder is given for a prompt of T tokens.
-
-    `embeddings` `[T, hidden_size]`, pictures in their places. `positions` `i64[P, T]`: P is 1, or 3
-    where rotary positions have a time, a height and a width. `blocks` `i64[T]`: tokens of the same
-    number see each other in both directions, those of -1 only what is before them. `deepstack`:
-    one `[N, hidden_size]` a layer, added there to the N tokens that `is_visual` `bool[T]` marks.
-    """
-
-    embeddings: torch.Tensor
-    positions: torch.Tensor
-    blocks: torch.Tensor | None = None
-    is_visual: torch.Tensor | None = None
-    deepstack: tuple[torch.Tensor, ...] = ()
-
-    @property
-    def next_position(self) -> int:
-        """The position of the first token of the answer."""
-        return int(self.positions.max()) + 1
+Seen = Callable[[Image], PromptImage | None]
 
 
-class _DecoderReachedError(Exception):
-    """Carries what the model was about to give its decoder."""
-
-    def __init__(self, arguments: dict[str, Any]) -> None:
-        super().__init__()
-        self.arguments = arguments
+def nothing_seen(picture: Image) -> None:
+    """A Seen that knows no picture."""
+    del picture
 
 
 class ModelAdapter:
@@ -69,6 +47,7 @@ class ModelAdapter:
         self.image_id: int = model.config.image_token_id
         self.chat = ChatEncoder(processor)
         self._accepted = set(inspect.signature(model.model.forward).parameters)
+        self._image_arguments = set(inspect.signature(model.model.get_image_features).parameters)
         self._check_tokenizer()
 
     @property
@@ -88,69 +67,106 @@ class ModelAdapter:
         """The decoder's configuration."""
         return self.model.config.get_text_config()
 
-    def prepare(self, messages: Sequence[Message[Image]]) -> Prompt:
+    def prepare(self, messages: Sequence[Message[Image]], seen: Seen = nothing_seen) -> Prompt:
         """The prompt of a conversation that an answer follows. Safe to call from any thread.
 
-        Raises ServeError(INVALID_ARGUMENT, field="messages") for what the model cannot be asked.
+        `seen` gives a picture that was prepared before. Raises
+        ServeError(INVALID_ARGUMENT, field="messages") for what the model cannot be asked.
         """
         rendered, texts = self.chat.render(messages)
-        images = [part for message in messages for part in message.pictures()]
-        expanded, image_inputs = expand(self.processor, rendered, images)
-        pieces = self.chat.pieces(expanded, texts)
+        pictures = [part for message in messages for part in message.pictures()]
+        images = tuple(seen(picture) or self.prompt_image(picture) for picture in pictures)
+        pieces = self.chat.pieces(self._expanded(rendered, images), texts)
+        token_ids = self.chat.framed(pieces, self.token_ids(pieces))
+        places = np.flatnonzero(np.array(token_ids) == self.image_id)
+        positions = self.positions(token_ids, images)
+        shift = 0 if positions is None else int(positions.max()) + 1 - len(token_ids)
+        return Prompt(
+            token_ids=token_ids,
+            num_image_tokens=self.num_image_tokens(token_ids),
+            images=images,
+            places=places,
+            positions=positions,
+            position_shift=shift,
+            blocks=self.blocks(places),
+        )
+
+    def prompt_image(self, picture: Image) -> PromptImage:
+        """A picture as this model's processor has it."""
+        return expand(self.processor, picture)
+
+    def token_ids(self, pieces: Sequence[Special | str]) -> list[int]:
+        """The ids of a rendered conversation's sections."""
         token_ids: list[int] = []
         for piece in pieces:
             if isinstance(piece, Special):
                 token_ids.append(self.chat.token_id(piece.text))
             else:
                 token_ids += self.chat.encode(piece)
-        return Prompt(
-            token_ids=self.chat.framed(pieces, token_ids),
-            num_image_tokens=token_ids.count(self.image_id),
-            image_inputs=image_inputs,
-        )
+        return token_ids
 
-    def embed(self, prompt: Prompt) -> PromptInputs:
-        """The decoder's inputs for a prompt, from the model's own code, stopped at its decoder."""
-        return self.prompt_inputs(prompt, self._until_decoder(**self._inputs(prompt, ())))
+    def num_image_tokens(self, token_ids: Sequence[int]) -> int:
+        """How many of `token_ids` stand for pictures."""
+        return token_ids.count(self.image_id)
+
+    def positions(
+        self, token_ids: Sequence[int], images: Sequence[PromptImage]
+    ) -> npt.NDArray[np.int64] | None:
+        """Rotary positions as in Prompt."""
+        del token_ids, images
+        return None
+
+    def blocks(self, places: npt.NDArray[np.int64]) -> tuple[tuple[int, int], ...]:
+        """Blocks as in Prompt, of pictures at `places`."""
+        del places
+        return ()
+
+    def encode(self, inputs: Arrays) -> ImageFeatures:
+        """What the vision tower makes of one picture. Under `torch.inference_mode`."""
+        output = self.model.model.get_image_features(**self._tensors(inputs), return_dict=True)
+        return ImageFeatures.of(output.pooler_output)
+
+    def embed(self, prompt: Prompt, token_ids: Sequence[int], start: int, end: int) -> torch.Tensor:
+        """`[end - start, hidden_size]`: what the decoder reads for tokens `start` to `end`.
+
+        `token_ids` are the prompt's, and those of the answer so far.
+        """
+        device = self.model.device
+        first, last = np.searchsorted(prompt.places, (start, end))
+        places = torch.from_numpy(prompt.places[first:last] - start).to(device)
+        ids = torch.tensor(token_ids[start:end], device=device)
+        # The id that stands for pictures may lie beyond the embedding.
+        embeddings: torch.Tensor = self.model.get_input_embeddings()(ids.index_fill(0, places, 0))
+        if first < last:
+            rows = torch.cat([image_features(image).rows for image in prompt.images])[first:last]
+            embeddings[places] = rows.to(embeddings.dtype)
+        return embeddings
 
     def plain_logits(self, prompt: Prompt, token_ids: Sequence[int]) -> torch.Tensor:
-        """`[num_tokens, vocab_size]` of the model's own forward pass over a prompt and what
-        follows it."""
-        logits: torch.Tensor = self.model(**self._inputs(prompt, token_ids)).logits
+        """`[num_tokens, vocab_size]` of the model's own forward pass over a prompt, with one
+        picture at most, and what follows it."""
+        ids = torch.tensor([[*prompt.token_ids, *token_ids]], device=self.model.device)
+        is_image = (ids == self.image_id).long()
+        inputs = {name: v for image in prompt.images for name, v in image.inputs.items()}
+        tensors = {"token_type_ids": is_image, "mm_token_type_ids": is_image}
+        tensors |= {name: self._tensor(value) for name, value in inputs.items()}
+        accepted = {name: value for name, value in tensors.items() if name in self._accepted}
+        logits: torch.Tensor = self.model(input_ids=ids, use_cache=False, **accepted).logits
         return logits[0]
 
-    def prompt_inputs(self, prompt: Prompt, arguments: dict[str, Any]) -> PromptInputs:
-        """What the engine needs of the `arguments` that the model gave its decoder."""
-        embeddings: torch.Tensor = arguments["inputs_embeds"][0]
-        positions: torch.Tensor | None = arguments.get("position_ids")
-        if positions is None:
-            places = torch.arange(len(prompt.token_ids), device=embeddings.device)
-            return PromptInputs(embeddings, places.unsqueeze(0))
-        return PromptInputs(embeddings, positions.reshape(-1, positions.shape[-1])[-3:])
+    def _tensor(self, array: npt.NDArray[Any]) -> torch.Tensor:
+        return torch.from_numpy(array).to(self.model.device)
 
-    def _inputs(self, prompt: Prompt, token_ids: Sequence[int]) -> dict[str, Any]:
-        device = self.model.device
-        ids = torch.tensor([[*prompt.token_ids, *token_ids]], device=device)
-        is_image = (ids == self.image_id).long()
-        inputs = {name: torch.from_numpy(a).to(device) for name, a in prompt.image_inputs.items()}
-        inputs |= {"token_type_ids": is_image, "mm_token_type_ids": is_image}
-        accepted = {name: value for name, value in inputs.items() if name in self._accepted}
-        return {"input_ids": ids, "use_cache": False, **accepted}
+    def _tensors(self, inputs: Arrays) -> dict[str, torch.Tensor]:
+        return {k: self._tensor(v) for k, v in inputs.items() if k in self._image_arguments}
 
-    def _until_decoder(self, **inputs: Any) -> dict[str, Any]:
-        def stop(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            if args:
-                raise ModelError("the model calls its decoder with unnamed arguments")
-            raise _DecoderReachedError(kwargs)
-
-        hook = self.decoder.register_forward_pre_hook(stop, with_kwargs=True)
-        try:
-            self.model.model(**inputs)
-        except _DecoderReachedError as reached:
-            return reached.arguments
-        finally:
-            hook.remove()
-        raise ModelError("the model does not call its decoder")
+    def _expanded(self, rendered: str, images: Sequence[PromptImage]) -> str:
+        """`rendered` with each picture's mark as the tokens that stand for it."""
+        sections = rendered.split(image_mark(self.processor)) if images else [rendered]
+        if len(sections) != len(images) + 1:
+            raise ModelError("the chat template does not write one mark for each picture")
+        rest = (image.text + section for image, section in zip(images, sections[1:], strict=True))
+        return sections[0] + "".join(rest)
 
     def _check_tokenizer(self) -> None:
         """Encoding by sections must give what the processor makes of the whole text.

@@ -24,8 +24,8 @@ ADAPTERS = {
     "internvl": GENERIC,
     "llava": GENERIC,
     "llava_next": GENERIC,
-    "qwen2_5_vl": GENERIC,
-    "qwen3_vl": ("vlserve.models.qwen", "Qwen3VL"),
+    "qwen2_5_vl": ("vlserve.models.qwen", "QwenVL"),
+    "qwen3_vl": ("vlserve.models.qwen", "QwenVL"),
     "smolvlm": GENERIC,
 }
 

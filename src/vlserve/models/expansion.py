@@ -1,17 +1,20 @@
-"""What a processor makes of a rendered conversation: the text with the tokens of its pictures."""
+"""What a processor makes of one picture: the tokens that stand for it, and the tower's inputs."""
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from transformers.image_utils import ChannelDimension
 
 from vlserve.errors import invalid
 from vlserve.models.errors import ModelError
+from vlserve.models.prompt import PromptImage
 from vlserve.types import Image
+
+# What processors return beside the vision side's inputs.
+TEXTUAL = {"input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids"}
 
 
 class _Recorder:
@@ -39,30 +42,32 @@ def shapes_refused() -> Iterator[None]:
         raise invalid("messages", "the model takes no picture of this shape") from error
 
 
-def expand(
-    processor: Any, rendered: str, images: Sequence[Image]
-) -> tuple[str, dict[str, npt.NDArray[Any]]]:
-    """`rendered` with each picture's mark as the tokens that its features take, and the inputs of
-    the model's vision side.
+def image_mark(processor: Any) -> str:
+    """What a chat template writes for a picture, for the processor to replace."""
+    # Gemma's templates write the token before a picture, not the one that stands for it.
+    mark: str = getattr(processor, "boi_token", None) or processor.image_token
+    return mark
+
+
+def expand(processor: Any, image: Image) -> PromptImage:
+    """A picture as the processor has it, alone.
 
     Raises ModelError when the processor's way with its tokenizer is not known, and
     ServeError(INVALID_ARGUMENT, field="messages") for a picture of a shape that it refuses.
     """
-    if not images:
-        return rendered, {}
     # A copy for this call alone: other threads use the same processor.
     recording = copy.copy(processor)
     recorder = _Recorder(processor.tokenizer)
     recording.tokenizer = recorder
     with shapes_refused():
         features = recording(
-            text=[rendered],
-            images=[[image.pixels for image in images]],
+            text=[image_mark(processor)],
+            images=[[image.pixels]],
             # Said rather than guessed: a picture three pixels high looks like three channels.
             input_data_format=ChannelDimension.LAST,
             return_tensors="np",
         )
     if len(recorder.text) != 1:
         raise ModelError("the processor does not tokenize one text for one conversation")
-    textual = {"input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids"}
-    return recorder.text[0], {k: np.asarray(v) for k, v in features.items() if k not in textual}
+    inputs = {name: np.asarray(v) for name, v in features.items() if name not in TEXTUAL}
+    return PromptImage(image.sha256, recorder.text[0], inputs)

@@ -9,8 +9,8 @@ from transformers.image_utils import ChannelDimension
 from vlserve.models.base import ModelAdapter
 from vlserve.models.chat import Special
 from vlserve.models.expansion import shapes_refused
-from vlserve.models.prompt import Prompt
-from vlserve.types import Image, Message
+from vlserve.models.prompt import PromptImage
+from vlserve.types import Image
 
 
 class Idefics2(ModelAdapter):
@@ -20,9 +20,20 @@ class Idefics2(ModelAdapter):
         self._image = Special(processor.image_token)
         super().__init__(model, processor)
 
-    def prepare(self, messages: Sequence[Message[Image]]) -> Prompt:
-        """The prompt that `Idefics2Processor` makes of the same conversation."""
-        pieces = self.chat.pieces(*self.chat.render(messages))
+    def prompt_image(self, picture: Image) -> PromptImage:
+        """The tower's inputs; the tokens do not depend on the picture."""
+        # Said rather than guessed: a picture three pixels high looks like three channels.
+        with shapes_refused():
+            features = self.processor.image_processor(
+                [[picture.pixels]],
+                input_data_format=ChannelDimension.LAST,
+                return_tensors="np",
+            )
+        inputs = {name: np.asarray(value) for name, value in features.items()}
+        return PromptImage(picture.sha256, self._image.text, inputs)
+
+    def token_ids(self, pieces: Sequence[Special | str]) -> list[int]:
+        """The ids that `Idefics2Processor` makes of the same conversation."""
         token_ids: list[int] = []
         for piece in pieces:
             if piece == self._image:
@@ -31,11 +42,11 @@ class Idefics2(ModelAdapter):
                 token_ids.append(self.chat.token_id(piece.text))
             else:
                 token_ids += self.chat.encode(self._after_mark(token_ids, piece))
-        return Prompt(
-            token_ids=self.chat.framed(pieces, token_ids),
-            num_image_tokens=sum(i in (self.image_id, self._mark) for i in token_ids),
-            image_inputs=self._pixels([part for m in messages for part in m.pictures()]),
-        )
+        return token_ids
+
+    def num_image_tokens(self, token_ids: Sequence[int]) -> int:
+        """Features and the marks around them."""
+        return sum(i in (self.image_id, self._mark) for i in token_ids)
 
     @property
     def _mark(self) -> int:
@@ -59,15 +70,3 @@ class Idefics2(ModelAdapter):
         # The processor keeps words that follow a picture at a word boundary.
         follows_mark = bool(token_ids) and token_ids[-1] == self._mark
         return f" {text}" if follows_mark and not text[0].isspace() and text[0] != "<" else text
-
-    def _pixels(self, images: list[Image]) -> dict[str, np.ndarray[Any, Any]]:
-        if not images:
-            return {}
-        # Said rather than guessed: a picture three pixels high looks like three channels.
-        with shapes_refused():
-            features = self.processor.image_processor(
-                [[image.pixels for image in images]],
-                input_data_format=ChannelDimension.LAST,
-                return_tensors="np",
-            )
-        return dict(features)

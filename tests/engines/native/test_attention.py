@@ -7,7 +7,7 @@ import torch
 
 from vlserve.engines.native.attention import slot_attention
 from vlserve.engines.native.batch import Batch, DecodeRows, decode_rows
-from vlserve.engines.native.kv_cache import KVCache
+from vlserve.engines.native.kv_cache import SlotCache
 from vlserve.engines.native.linear import pack_linears
 
 NUM_SLOTS, NUM_TOKENS, HEAD_DIM = 8, 1040, 32
@@ -39,14 +39,14 @@ def test_rows_do_not_depend_on_each_other(
     num_threads: int, num_heads: int, num_kv_heads: int
 ) -> None:
     torch.manual_seed(num_threads)
-    cache = KVCache(
+    cache = SlotCache(
         num_layers=1,
         num_slots=NUM_SLOTS,
         num_kv_heads=num_kv_heads,
         num_tokens=NUM_TOKENS,
         head_dim=HEAD_DIM,
         dtype=torch.float32,
-        device=torch.device("cpu"),
+        num_pages=1,
     )
     for slot, length in enumerate(LENGTHS):
         cache.keys[0][slot, :, :length].normal_()

@@ -11,10 +11,9 @@ from tests.asked import request
 from tests.engines.collect import answer, running
 from vlserve.engines.base import Engine
 from vlserve.engines.native.batch import Batch
-from vlserve.engines.native.sequence import Sequence
 from vlserve.errors import Code, ServeError
-from vlserve.models.base import PromptInputs
-from vlserve.models.prompt import Prompt
+from vlserve.models.base import Seen
+from vlserve.models.prompt import Prompt, PromptImage
 from vlserve.types import Image, Message, Request, Role, SamplingParams
 
 REQUESTS = [
@@ -30,10 +29,10 @@ async def test_a_prompt_that_breaks_fails_alone(tiny_folder: Path) -> None:
     async with running(tiny_folder) as engine:
         prepare = engine._adapter.prepare
 
-        def breaks(messages: tuple[Message[Image], ...]) -> Prompt:
+        def breaks(messages: tuple[Message[Image], ...], seen: Seen) -> Prompt:
             if messages is REQUESTS[1].messages:
                 raise RuntimeError("secret")
-            return prepare(messages)
+            return prepare(messages, seen)
 
         engine._adapter.prepare = breaks  # type: ignore[assignment, method-assign]
         await one_fails(engine, 1)
@@ -41,15 +40,18 @@ async def test_a_prompt_that_breaks_fails_alone(tiny_folder: Path) -> None:
 
 async def test_pictures_that_break_the_tower_fail_alone(tiny_folder: Path) -> None:
     async with running(tiny_folder) as engine:
-        embed = engine._runner.embed
+        assert engine._encoder is not None
+        see = engine._encoder._see
+        keys = [[p.sha256 for m in each.messages for p in m.pictures()] for each in REQUESTS]
+        index = next(i for i, of_request in enumerate(keys) if of_request)
 
-        def breaks(sequence: Sequence) -> PromptInputs:
-            if sequence.id == "2":
+        def breaks(tenant: str, image: PromptImage) -> None:
+            if image.key in keys[index]:
                 raise RuntimeError("secret")
-            return embed(sequence)
+            see(tenant, image)
 
-        engine._runner.embed = breaks  # type: ignore[method-assign]
-        await one_fails(engine, 2)
+        engine._encoder._see = breaks  # type: ignore[method-assign]
+        await one_fails(engine, index)
 
 
 async def one_fails(engine: Engine, index: int) -> None:
@@ -122,10 +124,10 @@ async def test_text_far_beyond_the_context_is_refused_before_it_is_tokenised(
 ) -> None:
     async with running(tiny_folder) as engine:
 
-        def never(messages: object) -> Prompt:
+        def never(*messages: object) -> Prompt:
             raise AssertionError("tokenised")
 
-        engine._adapter.prepare = never  # type: ignore[method-assign]
+        engine._adapter.prepare = never  # type: ignore[assignment, method-assign]
         with pytest.raises(ServeError, match="characters do not fit") as refused:
             await answer(engine, Request("long", (Message(Role.USER, ("word " * 100_000,)),)))
     assert refused.value.code is Code.INVALID_ARGUMENT
@@ -137,5 +139,6 @@ async def test_the_engine_lets_pictures_go_once_it_has_seen_them(tiny_folder: Pa
     async with running(tiny_folder) as engine:
         chunks = engine.generate(asked)
         await anext(chunks)
-        assert [dict(s.prompt.image_inputs) for s in engine._scheduler.sequences] == [{}]
+        (sequence,) = engine._scheduler.sequences
+        assert [dict(image.inputs) for image in sequence.prompt.images] == [{}, {}]
         await chunks.aclose()

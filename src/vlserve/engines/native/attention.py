@@ -1,7 +1,7 @@
 """Attention of one step over the slots of the KV cache, as Transformers calls it.
 
-Every sequence's numbers are the same whoever else runs: a prompt attends alone, and a decode row
-attends over a key length rounded to a multiple that changes no bit.
+Every sequence's numbers are the same whoever else runs: a prompt attends alone and page by page,
+and a decode row attends over a key length rounded to a multiple that changes no bit.
 """
 
 from collections.abc import Iterator
@@ -64,9 +64,9 @@ def slot_attention(
     layer: int = module.layer_idx
     keys, values = slot_batch.cache.keys[layer], slot_batch.cache.values[layer]
     step = LayerStep(query, key, value, keys, values, scaling, sliding_window)
-    parts = [_prefill(step, rows) for rows in slot_batch.prompts]
-    if slot_batch.decode is not None:
-        parts.insert(0, _decode(step, slot_batch.decode))
+    parts = [] if slot_batch.decode is None else [_decode(step, slot_batch.decode)]
+    for rows in slot_batch.prompts:
+        parts += _prefill(step, rows)
     if slot_batch.num_padding:
         parts.append(query.new_zeros(slot_batch.num_padding, query.shape[1], query.shape[3]))
     out = parts[0] if len(parts) == 1 else torch.cat(parts)
@@ -116,38 +116,19 @@ def _one_thread(device: torch.device) -> Iterator[None]:
         torch.set_num_threads(num_threads)
 
 
-def _prefill(step: LayerStep, rows: PromptRows) -> torch.Tensor:
-    """`[num_tokens, num_heads, head_dim]`: a prompt over itself."""
-    key = step.key[:, :, rows.start : rows.end]
-    value = step.value[:, :, rows.start : rows.end]
-    length = rows.end - rows.start
-    step.cached_keys[rows.slot, :, :length] = key[0]
-    step.cached_values[rows.slot, :, :length] = value[0]
-    mask = _prompt_mask(length, step.window, rows.blocks, key.device)
-    out = functional.scaled_dot_product_attention(
-        step.query[:, :, rows.start : rows.end],
-        key,
-        value,
-        attn_mask=mask,
-        is_causal=mask is None,
-        scale=step.scaling,
-        enable_gqa=step.is_grouped,
-    )
-    return out[0].transpose(0, 1)
-
-
-def _prompt_mask(
-    length: int, window: int | None, blocks: torch.Tensor | None, device: torch.device
-) -> torch.Tensor | None:
-    """`bool[length, length]`, true where a token may look; None for everything before it."""
-    is_windowed = window is not None and length > window
-    if not is_windowed and blocks is None:
-        return None
-    places = torch.arange(length, device=device)
-    distance = places[:, None] - places[None, :]
-    mask = distance >= 0
-    if window is not None:
-        mask &= distance < window
-    if blocks is not None:
-        mask |= (blocks[:, None] == blocks[None, :]) & (blocks >= 0)
-    return mask
+def _prefill(step: LayerStep, rows: PromptRows) -> Iterator[torch.Tensor]:
+    """`[num_rows, num_heads, head_dim]` of each page: a prompt over what is cached of it."""
+    span = slice(rows.position, rows.position + rows.end - rows.start)
+    keys, values = step.cached_keys[rows.slot], step.cached_values[rows.slot]
+    keys[:, span] = step.key[0, :, rows.start : rows.end]
+    values[:, span] = step.value[0, :, rows.start : rows.end]
+    for block in rows.blocks:
+        out = functional.scaled_dot_product_attention(
+            step.query[:, :, block.start : block.end],
+            keys[None, :, : block.num_keys],
+            values[None, :, : block.num_keys],
+            attn_mask=block.masks[step.window],
+            scale=step.scaling,
+            enable_gqa=step.is_grouped,
+        )
+        yield out[0].transpose(0, 1)

@@ -7,22 +7,46 @@ from typing import Any
 
 import torch
 
-from vlserve.engines.native.kv_cache import KVCache
+from vlserve.engines.native.kv_cache import SlotCache
+from vlserve.engines.native.pages import PAGE, round_up
+from vlserve.engines.native.scheduler import Prefill
 from vlserve.engines.native.sequence import Sequence
-from vlserve.engines.native.slots import round_up
+
+# Attention over a key length that is a multiple of this gives the same bits whatever the length.
+LENGTH_STEP = 16
+
+
+Masks = Mapping[int | None, torch.Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class QueryBlock:
+    """Rows `start` to `end` of the batch, within one page of a prompt.
+
+    They look at the first `num_keys` tokens of their slot; `masks` are `[end - start, num_keys]`,
+    0 where a row may look and -inf elsewhere, one for each reach of the decoder's layers (None:
+    any distance).
+    """
+
+    start: int
+    end: int
+    num_keys: int
+    masks: Masks
 
 
 @dataclass(frozen=True, slots=True)
 class PromptRows:
-    """Rows `start` to `end` of the batch are a whole prompt, cached in `slot`.
+    """Rows `start` to `end` of the batch are a part of a prompt, cached in `slot` from `position`.
 
-    `blocks` as in PromptInputs.
+    `blocks` are its pages: a page's rows attend together, wherever the part begins or ends, so
+    that no number depends on how a prompt was cut.
     """
 
     slot: int
+    position: int
     start: int
     end: int
-    blocks: torch.Tensor | None = None
+    blocks: tuple[QueryBlock, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,9 +54,8 @@ class DecodeRows:
     """The first rows of the batch: the newest token of each running sequence.
 
     Sequence i owns cache slot `slots[i]` and writes position `positions[i]` there. Attention runs
-    over the slots `first` to `last`; `masks` are `[last - first, 1, 1, key_length]`, 0 where a row
-    may look and -inf elsewhere, one for each reach of the decoder's layers (None: any distance).
-    `holes` says that some slot between has no sequence in this step.
+    over the slots `first` to `last`; `masks` are `[last - first, 1, 1, key_length]`, else as in
+    QueryBlock. `holes` says that some slot between has no sequence in this step.
     """
 
     slots: torch.Tensor
@@ -40,7 +63,7 @@ class DecodeRows:
     first: int
     last: int
     key_length: int
-    masks: Mapping[int | None, torch.Tensor]
+    masks: Masks
     holes: bool
 
     @property
@@ -58,7 +81,7 @@ class Batch:
     sequence. The last `num_padding` rows are nobody's.
     """
 
-    cache: KVCache
+    cache: SlotCache
     inputs_embeds: torch.Tensor
     position_ids: torch.Tensor
     extras: Mapping[str, Any]
@@ -79,7 +102,7 @@ def decode_rows(
     slots = [sequence.slot for sequence in decodes if sequence.slot is not None]
     positions = [sequence.num_tokens - 1 for sequence in decodes]
     first, last = slots[0], slots[-1] + 1
-    key_length = round_up(max(positions) + 1)
+    key_length = round_up(max(positions) + 1, LENGTH_STEP)
     newest = [0] * (last - first)
     for slot, position in zip(slots, positions, strict=True):
         newest[slot - first] = position
@@ -101,3 +124,38 @@ def decode_rows(
         masks=masks,
         holes=last - first != len(slots),
     )
+
+
+def prompt_rows(
+    prefill: Prefill,
+    start: int,
+    *,
+    dtype: torch.dtype,
+    device: torch.device,
+    reaches: Collection[int | None],
+) -> PromptRows:
+    """Rows of a part of a prompt, the first of which is row `start` of the batch."""
+    slot = prefill.sequence.slot
+    assert slot is not None  # noqa: S101 - the scheduler gave it one
+    blocks = prefill.sequence.prompt.blocks
+    pages = []
+    for page in range(prefill.start // PAGE, (prefill.end - 1) // PAGE + 1):
+        first = max(prefill.start, page * PAGE)
+        last = min(prefill.end, (page + 1) * PAGE)
+        seen = [block for block in blocks if block[0] < last and first < block[1]]
+        num_keys = round_up(max((page + 1) * PAGE, *(block[1] for block in seen), 0))
+        rows = torch.arange(first, last, device=device).unsqueeze(1)
+        keys = torch.arange(num_keys, device=device)
+        masks = {}
+        for reach in reaches:
+            is_hidden = keys > rows
+            if reach is not None:
+                is_hidden |= keys <= rows - reach
+            for low, high in seen:
+                is_hidden[max(low, first) - first : high - first, low:high] = False
+            mask = torch.zeros(is_hidden.shape, dtype=dtype, device=device)
+            masks[reach] = mask.masked_fill_(is_hidden, float("-inf"))
+        offset = start - prefill.start
+        pages.append(QueryBlock(first + offset, last + offset, num_keys, masks))
+    end = start + prefill.end - prefill.start
+    return PromptRows(slot, prefill.start, start, end, tuple(pages))

@@ -4,7 +4,7 @@ import asyncio
 import logging
 import queue
 import threading
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import AsyncGenerator, Collection, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,18 +13,21 @@ import torch
 
 from vlserve.engines.base import RETRY_S, EngineInfo, Load
 from vlserve.engines.native.detokenizer import Detokenizer
+from vlserve.engines.native.encoder import Encoder
+from vlserve.engines.native.image_cache import ImageCache
+from vlserve.engines.native.memory import SlotMemory
+from vlserve.engines.native.pages import page_digests
 from vlserve.engines.native.runner import Runner
 from vlserve.engines.native.sampler import Sampler
 from vlserve.engines.native.scheduler import Plan, Scheduler
 from vlserve.engines.native.self_check import check_batching
 from vlserve.engines.native.sequence import Sequence
 from vlserve.errors import Code, ServeError, invalid
-from vlserve.models.base import PromptInputs
 from vlserve.models.catalog import load as load_model
 from vlserve.models.errors import ModelError
-from vlserve.models.prompt import Prompt
-from vlserve.settings import EngineSettings, ModelSettings
-from vlserve.types import Chunk, Image, Message, Request, SamplingParams
+from vlserve.models.prompt import Prompt, PromptImage
+from vlserve.settings import MIB, EngineSettings, ModelSettings
+from vlserve.types import Chunk, Image, Request, SamplingParams
 
 # Threads that make prompts of requests (scaling pictures, mostly). More would take the
 # processor from the step that everybody waits for.
@@ -50,6 +53,7 @@ class NativeEngine:
         self._inbox: queue.SimpleQueue[Sequence | Departure | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="vlserve-step", daemon=True)
         self._preparers = ThreadPoolExecutor(NUM_PREPARERS, "vlserve-prepare")
+        self._encoder: Encoder | None = None
         self._num_preparing = 0
         self._num_steps = 0
         # Guards the promise that whatever is in the inbox is answered: closed means nothing
@@ -62,6 +66,9 @@ class NativeEngine:
         """Load the model, then step. Raises ModelError for a folder that cannot be served."""
         self._loop = asyncio.get_running_loop()
         await asyncio.to_thread(self._load_model)
+        self._images = ImageCache(self._settings.image_cache_mib * MIB)
+        self._encoder = Encoder(self._adapter, self._images, self._runner.enter_thread)
+        self._encoder.start()
         self._thread.start()
 
     @property
@@ -73,13 +80,15 @@ class NativeEngine:
         """What runs and waits now; those whose prompt is being made wait as well."""
         now = self._now
         ahead = self._num_preparing + self._inbox.qsize()
-        return Load(now.num_running, now.num_waiting + ahead, now.num_free_slots, now.num_steps)
+        return replace(now, num_waiting=now.num_waiting + ahead)
 
     async def generate(self, request: Request) -> AsyncGenerator[Chunk, None]:
-        """The answer to one request, a Chunk a token."""
-        sequence = self._sequence(request, await self._prepare(request))
+        """The answer to one request, a Chunk a token, after an empty one when it begins to run."""
+        prompt = await self._prepare(request)
         # The pictures are in the prompt now.
-        del request
+        request = replace(request, messages=())
+        await self._see(request, prompt)
+        sequence = self._sequence(request, prompt)
         self._post(sequence)
         is_done = False
         try:
@@ -99,6 +108,8 @@ class NativeEngine:
             self._is_closed = True
         self._inbox.put(None)
         self._preparers.shutdown(wait=False)
+        if self._encoder is not None:
+            await asyncio.to_thread(self._encoder.close)
         if self._thread.is_alive():
             await asyncio.to_thread(self._thread.join)
         self._ended.set()
@@ -108,17 +119,17 @@ class NativeEngine:
         await self._ended.wait()
 
     def step(self) -> None:
-        """A token for everyone who runs, and the first for whoever joins."""
-        plan, prompts = self._embed(self._scheduler.plan())
-        if not plan.sequences:
+        """A token for everyone who decodes, and the next parts of prompts."""
+        plan = self._scheduler.plan()
+        if not plan.participants:
             return
+        self._deliver(_begun(plan))
         try:
-            batch = self._runner.batch(plan, prompts)
-            logits = self._runner.forward(batch)
+            logits = self._runner.forward(self._runner.batch(plan))
             tokens = self._sampler.sample(logits, plan.sequences)
         except Exception:
             _log.exception("a step failed, and with it the requests that it ran")
-            self._fail(plan.sequences)
+            self._fail(plan.participants)
         else:
             self._commit(plan, tokens)
 
@@ -131,21 +142,8 @@ class NativeEngine:
                 failed.append(sequence)
             else:
                 sampled.append((sequence, token))
-        self._deliver(self._scheduler.commit(sampled))
+        self._deliver(self._scheduler.commit(plan, sampled))
         self._fail(failed)
-
-    def _embed(self, plan: Plan) -> tuple[Plan, list[PromptInputs]]:
-        prefills: list[Sequence] = []
-        prompts: list[PromptInputs] = []
-        for sequence in plan.prefills:
-            try:
-                prompts.append(self._runner.embed(sequence))
-                prefills.append(sequence)
-                sequence.prompt = replace(sequence.prompt, image_inputs={})
-            except Exception:
-                _log.exception("request %s failed at its pictures", sequence.id)
-                self._fail([sequence])
-        return Plan(plan.decodes, tuple(prefills)), prompts
 
     def _drain_inbox(self) -> bool:
         """Take in who came and let go of who left; waits for news when there is nothing to do.
@@ -172,8 +170,10 @@ class NativeEngine:
             # To let go clears memory, and may fail as they did: they are told all the same.
             self._deliver([(s, ServeError(Code.INTERNAL, "the request failed")) for s in failed])
 
-    def _deliver(self, outcomes: Iterable[Outcome]) -> None:
+    def _deliver(self, outcomes: Collection[Outcome]) -> None:
         self._publish_load()
+        if not outcomes:
+            return
         self._loop.call_soon_threadsafe(_hand_out, outcomes)
 
     def _publish_load(self) -> None:
@@ -183,6 +183,7 @@ class NativeEngine:
             num_waiting=scheduler.num_waiting,
             num_free_slots=scheduler.num_free_slots,
             num_steps=self._num_steps,
+            num_free_pages=scheduler.num_free_pages,
         )
 
     def _run(self) -> None:
@@ -220,9 +221,7 @@ class NativeEngine:
         self._refuse_unknown_tokens(request.sampling)
         self._num_preparing += 1
         try:
-            return await self._loop.run_in_executor(
-                self._preparers, self._prepared, request.messages
-            )
+            return await self._loop.run_in_executor(self._preparers, self._prepared, request)
         except ServeError:
             raise
         except Exception as error:
@@ -231,10 +230,36 @@ class NativeEngine:
         finally:
             self._num_preparing -= 1
 
-    def _prepared(self, messages: tuple[Message[Image], ...]) -> Prompt:
+    def _prepared(self, request: Request) -> Prompt:
         if self._is_closed:
             raise _unavailable()
-        return self._adapter.prepare(messages)
+
+        def seen(picture: Image) -> PromptImage | None:
+            return self._images.get(request.tenant, picture.sha256)
+
+        return self._adapter.prepare(request.messages, seen)
+
+    async def _see(self, request: Request, prompt: Prompt) -> None:
+        """Until every picture of a prompt has its features."""
+        assert self._encoder is not None  # noqa: S101 - made at the start
+        self._num_preparing += 1
+        try:
+            for image in prompt.images:
+                if image.features is None:
+                    await asyncio.wrap_future(self._encoder.submit(request.tenant, image))
+            num_rows = sum(i.features.num_tokens for i in prompt.images if i.features)
+            if num_rows != len(prompt.places):
+                raise RuntimeError(f"{num_rows} features for {len(prompt.places)} tokens")
+        except asyncio.CancelledError:
+            # Ours, unless the encoder was closed underneath.
+            if self._is_closed:
+                raise _unavailable() from None
+            raise
+        except Exception as error:
+            _log.exception("request %s failed at its pictures", request.id)
+            raise ServeError(Code.INTERNAL, "the request failed") from error
+        finally:
+            self._num_preparing -= 1
 
     def _refuse_long_text(self, request: Request) -> None:
         """Before it is tokenised, which takes long and cannot be stopped."""
@@ -272,6 +297,8 @@ class NativeEngine:
             ),
             detokenizer=Detokenizer(self._adapter.tokenizer.decode, request.sampling.stop),
             outbox=asyncio.Queue(),
+            tenant=request.tenant,
+            digests=page_digests(prompt, request.tenant),
         )
 
     def _load_model(self) -> None:
@@ -288,7 +315,8 @@ class NativeEngine:
         with torch.inference_mode():
             check_batching(self._adapter, self._runner)
         cache = self._runner.cache
-        self._scheduler = Scheduler(cache.num_slots, cache.clear)
+        memory = SlotMemory(cache.num_pages, cache)
+        self._scheduler = Scheduler(cache.num_slots, memory)
         self._sampler = Sampler(self._adapter.rules, device)
         self._info = EngineInfo(
             model=self._model.name or Path(self._model.path).resolve().name,
@@ -298,11 +326,19 @@ class NativeEngine:
             num_parameters=num_parameters,
             weight_bytes=weight_bytes,
             cache_bytes=cache.num_bytes,
-            max_context_tokens=cache.num_tokens,
+            max_context_tokens=self._runner.max_context_tokens,
             max_running=cache.num_slots,
             is_batched=True,
         )
         self._publish_load()
+
+
+def _begun(plan: Plan) -> list[Outcome]:
+    """An empty chunk for each whose first step this is."""
+    new = [prefill.sequence for prefill in plan.prefills if not prefill.sequence.has_begun]
+    for sequence in new:
+        sequence.has_begun = True
+    return [(sequence, Chunk("")) for sequence in new]
 
 
 def _hand_out(outcomes: Iterable[Outcome]) -> None:

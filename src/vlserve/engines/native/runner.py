@@ -4,23 +4,24 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
-from torch.nn import functional
 from transformers import AttentionInterface
 
 from vlserve.engines.native.attention import ATTENTION, slot_attention
-from vlserve.engines.native.batch import Batch, PromptRows, decode_rows
+from vlserve.engines.native.batch import Batch, decode_rows, prompt_rows
 from vlserve.engines.native.kv_cache import make_cache
 from vlserve.engines.native.linear import pack_linears
-from vlserve.engines.native.scheduler import Plan
-from vlserve.engines.native.sequence import Sequence
-from vlserve.engines.native.slots import round_up
-from vlserve.models.base import ModelAdapter, PromptInputs
+from vlserve.engines.native.pages import round_up
+from vlserve.engines.native.scheduler import Plan, Prefill
+from vlserve.models.base import ModelAdapter
+from vlserve.models.features import image_features
 from vlserve.settings import EngineSettings
 
 # Below this many parameters a kernel is over before a second thread has begun: threads that wait
 # for each other made steps 1.3 to 3 times longer on two cores.
 MANY_PARAMETERS = 50_000_000
+ROWS_STEP = 16
 
 
 class Runner:
@@ -36,7 +37,6 @@ class Runner:
             cache_mib=settings.cache_mib,
             max_running=settings.max_running,
             dtype=self._dtype,
-            device=self._device,
         )
         self._is_small = adapter.model.num_parameters() < MANY_PARAMETERS
         self.enter_thread()
@@ -49,6 +49,12 @@ class Runner:
         self._decoder = adapter.decoder
         self._head = adapter.head
         self._embedding = adapter.model.get_input_embeddings()
+
+    @property
+    def max_context_tokens(self) -> int:
+        """The longest prompt and answer together."""
+        most: int = self._adapter.text_config.max_position_embeddings
+        return min(most, self.cache.num_tokens)
 
     def enter_thread(self) -> None:
         """Called by each thread that uses the runner: torch counts threads for each apart."""
@@ -64,50 +70,57 @@ class Runner:
         finally:
             self._adapter.text_config._attn_implementation = ATTENTION
 
-    def embed(self, sequence: Sequence) -> PromptInputs:
-        """The prompt, its pictures seen."""
-        inputs = self._adapter.embed(sequence.prompt)
-        sequence.position_shift = inputs.next_position - len(sequence.prompt.token_ids)
-        return inputs
-
-    def batch(self, plan: Plan, prompts: list[PromptInputs]) -> Batch:
-        """The step's tensors; `prompts` belong to `plan.prefills`."""
-        device = self._device
+    def batch(self, plan: Plan) -> Batch:
+        """The step's tensors."""
+        options: Any = {"dtype": self._dtype, "device": self._device, "reaches": self._reaches}
         embeddings, positions, rows, decode = [], [], [], None
-        logit_rows: list[int] = []
+        logit_rows = list(range(len(plan.decodes)))
         start = len(plan.decodes)
         if plan.decodes:
-            newest = torch.tensor([s.token_ids[-1] for s in plan.decodes], device=device)
+            newest = torch.tensor([s.token_ids[-1] for s in plan.decodes], device=self._device)
             embeddings.append(self._embedding(newest))
-            decode = decode_rows(
-                plan.decodes, dtype=self._dtype, device=device, reaches=self._reaches
-            )
-            shifts = torch.tensor([s.position_shift for s in plan.decodes], device=device)
-            positions.append((decode.positions + shifts).unsqueeze(0))
-            logit_rows += range(start)
-        for sequence, prompt in zip(plan.prefills, prompts, strict=True):
-            assert sequence.slot is not None  # noqa: S101 - the scheduler gave it one
-            end = start + prompt.embeddings.shape[0]
-            rows.append(PromptRows(sequence.slot, start, end, prompt.blocks))
-            embeddings.append(prompt.embeddings)
-            positions.append(prompt.positions)
-            logit_rows.append(end - 1)
-            start = end
+            decode = decode_rows(plan.decodes, **options)
+            shifts = [s.prompt.position_shift for s in plan.decodes]
+            shifted = decode.positions + torch.tensor(shifts, device=self._device)
+            positions.append(shifted.unsqueeze(0))
+        for prefill in plan.prefills:
+            part = prompt_rows(prefill, start, **options)
+            embeddings.append(self._embedded(prefill))
+            positions.append(self._positions(prefill))
+            rows.append(part)
+            start = part.end
+            if prefill.is_last:
+                logit_rows.append(start - 1)
         # Kernels are compiled for a number of rows when it is first seen: few numbers, then.
-        num_padding = round_up(start) - start if plan.prefills else 0
+        num_padding = round_up(start, ROWS_STEP) - start if plan.prefills else 0
         if num_padding:
             embeddings.append(embeddings[0].new_zeros(num_padding, embeddings[0].shape[1]))
-            positions.append(torch.zeros(1, num_padding, dtype=torch.long, device=device))
+            positions.append(torch.zeros(1, num_padding, dtype=torch.long, device=self._device))
         return Batch(
             cache=self.cache,
             inputs_embeds=torch.cat(embeddings).unsqueeze(0),
             position_ids=_joined(positions),
-            extras=_deepstack(prompts, len(plan.decodes), num_padding),
-            logit_rows=torch.tensor(logit_rows, device=device),
+            extras=_deepstack(plan, start + num_padding, self._device),
+            logit_rows=torch.tensor(logit_rows, device=self._device),
             decode=decode,
             prompts=tuple(rows),
             num_padding=num_padding,
         )
+
+    def _embedded(self, prefill: Prefill) -> torch.Tensor:
+        sequence = prefill.sequence
+        return self._adapter.embed(
+            sequence.prompt, sequence.all_token_ids, prefill.start, prefill.end
+        )
+
+    def _positions(self, prefill: Prefill) -> torch.Tensor:
+        """`i64[P, T]`: the prompt's own, and what follows it counted on."""
+        prompt, start, end = prefill.sequence.prompt, prefill.start, prefill.end
+        after = torch.arange(start, end, device=self._device).unsqueeze(0) + prompt.position_shift
+        if prompt.positions is None:
+            return after
+        own = torch.from_numpy(prompt.positions[:, start:end].copy()).to(self._device)
+        return torch.cat((own, after[:, own.shape[1] :].expand(len(own), -1)), dim=1)
 
     def forward(self, batch: Batch) -> torch.Tensor:
         """`f32[num_sequences, vocab_size]`: the logits of each sequence's next token."""
@@ -118,6 +131,8 @@ class Runner:
             slot_batch=batch,
             **batch.extras,
         ).last_hidden_state
+        if not len(batch.logit_rows):
+            return torch.empty(0, self._adapter.text_config.vocab_size, device=self._device)
         logits: torch.Tensor = self._head(hidden[0].index_select(0, batch.logit_rows))
         return logits.float()
 
@@ -135,16 +150,25 @@ def _joined(positions: list[torch.Tensor]) -> torch.Tensor:
     return joined if width == 1 else joined.unsqueeze(1)
 
 
-def _deepstack(prompts: list[PromptInputs], before: int, after: int) -> dict[str, Any]:
-    """The decoder's arguments that add picture features to the rows of prompts in deeper layers."""
-    if not any(prompt.deepstack for prompt in prompts):
+def _deepstack(plan: Plan, num_rows: int, device: torch.device) -> dict[str, Any]:
+    """The decoder's arguments that add picture features to rows of prompts in deeper layers."""
+    rows: list[int] = []
+    parts: list[tuple[torch.Tensor, ...]] = []
+    start = len(plan.decodes)
+    for prefill in plan.prefills:
+        prompt = prefill.sequence.prompt
+        first, last = np.searchsorted(prompt.places, (prefill.start, prefill.end))
+        layers = [image_features(image).deepstack for image in prompt.images]
+        if first < last and layers[0]:
+            rows += (prompt.places[first:last] - prefill.start + start).tolist()
+            joined = (torch.cat(each)[first:last] for each in zip(*layers, strict=True))
+            parts.append(tuple(joined))
+        start += prefill.end - prefill.start
+    if not parts:
         return {}
-    marks = []
-    for prompt in prompts:
-        none = torch.zeros(len(prompt.embeddings), dtype=torch.bool, device=prompt.positions.device)
-        marks.append(none if prompt.is_visual is None else prompt.is_visual)
-    layers = zip(*(prompt.deepstack for prompt in prompts if prompt.deepstack), strict=True)
+    is_visual = torch.zeros(1, num_rows, dtype=torch.bool, device=device)
+    is_visual[0, torch.tensor(rows, device=device)] = True
     return {
-        "visual_pos_masks": functional.pad(torch.cat(marks), (before, after)).unsqueeze(0),
-        "deepstack_visual_embeds": [torch.cat(layer) for layer in layers],
+        "visual_pos_masks": is_visual,
+        "deepstack_visual_embeds": [torch.cat(layer) for layer in zip(*parts, strict=True)],
     }

@@ -41,6 +41,8 @@ class Sampler:
 
         `logits` `f32[num_sequences, vocab_size]` is changed in place.
         """
+        if not sequences:
+            return []
         logits.index_fill_(1, self._suppressed, -math.inf)
         if self._rules.is_contextual:
             self._suppress_in_context(logits, sequences)

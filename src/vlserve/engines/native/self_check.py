@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 from vlserve.engines.native.detokenizer import Detokenizer
+from vlserve.engines.native.memory import SlotMemory
 from vlserve.engines.native.runner import Runner
 from vlserve.engines.native.scheduler import Scheduler
 from vlserve.engines.native.sequence import Sequence
@@ -49,7 +50,11 @@ def _answers(
     adapter: ModelAdapter, runner: Runner, prompts: list[Prompt]
 ) -> list[tuple[list[int], torch.Tensor]]:
     """Greedy tokens of each prompt and the logits `f32[NUM_TOKENS, vocab_size]` they came from."""
-    scheduler = Scheduler(runner.cache.num_slots, runner.cache.clear)
+    cache = runner.cache
+    scheduler = Scheduler(cache.num_slots, SlotMemory(cache.num_pages, cache))
+    for prompt in prompts:
+        for image in prompt.images:
+            image.features = adapter.encode(image.inputs)
     sequences = [
         Sequence(
             id=str(index),
@@ -68,10 +73,10 @@ def _answers(
     rows: dict[str, list[torch.Tensor]] = {sequence.id: [] for sequence in sequences}
     while scheduler.has_work:
         plan = scheduler.plan()
-        prefilled = [runner.embed(sequence) for sequence in plan.prefills]
-        logits = runner.forward(runner.batch(plan, prefilled))
+        logits = runner.forward(runner.batch(plan))
         for sequence, row in zip(plan.sequences, logits, strict=True):
             rows[sequence.id].append(row)
         allowed = logits.index_fill(1, ruled_out.to(logits.device), -torch.inf)
-        scheduler.commit(zip(plan.sequences, allowed.argmax(-1).tolist(), strict=True))
+        picked = allowed.argmax(-1).tolist() if len(allowed) else []
+        scheduler.commit(plan, zip(plan.sequences, picked, strict=True))
     return [(sequence.token_ids, torch.stack(rows[sequence.id])) for sequence in sequences]

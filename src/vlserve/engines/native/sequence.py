@@ -4,6 +4,7 @@ import asyncio
 from dataclasses import dataclass, field
 
 from vlserve.engines.native.detokenizer import Detokenizer
+from vlserve.engines.native.pages import PAGE
 from vlserve.errors import ServeError
 from vlserve.models.prompt import Prompt
 from vlserve.types import Chunk, FinishReason, SamplingParams, Usage
@@ -13,9 +14,10 @@ from vlserve.types import Chunk, FinishReason, SamplingParams, Usage
 class Sequence:
     """A prompt, the answer so far and the outbox that its reader waits at.
 
-    `max_new_tokens` is what the request and the model's context allow. `slot` is the row of the
-    KV cache it owns while it runs. `position_shift` is what lies between the number of tokens
-    before a token of the answer and its rotary position.
+    `max_new_tokens` is what the request and the model's context allow. `digests` are those of the
+    prompt's full pages. While it runs it owns a `slot` and `pages`; of its tokens the first
+    `num_computed` are in the KV cache, `num_cached` of them since others had computed them. It
+    `has_begun` once its reader was told so.
     """
 
     id: str
@@ -25,14 +27,47 @@ class Sequence:
     stop_token_ids: frozenset[int]
     detokenizer: Detokenizer
     outbox: asyncio.Queue[Chunk | ServeError]
+    tenant: str = ""
+    digests: tuple[bytes, ...] = ()
     token_ids: list[int] = field(default_factory=list)
     slot: int | None = None
-    position_shift: int = 0
+    pages: list[int] = field(default_factory=list)
+    num_computed: int = 0
+    num_cached: int = 0
+    has_begun: bool = False
+    _num_kept: int = 0
 
     @property
     def num_tokens(self) -> int:
         """Prompt and answer."""
         return len(self.prompt.token_ids) + len(self.token_ids)
+
+    @property
+    def all_token_ids(self) -> tuple[int, ...]:
+        """Prompt and answer."""
+        return (*self.prompt.token_ids, *self.token_ids)
+
+    @property
+    def is_decoding(self) -> bool:
+        """Whether the newest token of the answer is all that is left to compute."""
+        return bool(self.token_ids) and self.num_computed == self.num_tokens - 1
+
+    @property
+    def known_digests(self) -> tuple[bytes, ...]:
+        """Of the pages that need not be computed if others have: one token is left at least, for
+        the logits that follow it."""
+        return self.digests[: (self.num_tokens - 1) // PAGE]
+
+    def new_pages(self) -> range:
+        """The full pages of the prompt that were computed since the last call."""
+        start = max(self._num_kept, self.num_cached // PAGE)
+        self._num_kept = max(start, min(self.num_computed // PAGE, len(self.digests)))
+        return range(start, self._num_kept)
+
+    def restart(self) -> None:
+        """It has lost its room: all its tokens are to be computed again."""
+        self.slot = None
+        self.num_computed = self._num_kept = 0
 
     def append(self, token_id: int) -> Chunk:
         """Take the next token of the answer; what there is to say. It may be the last."""
@@ -58,4 +93,5 @@ class Sequence:
             prompt_tokens=len(self.prompt.token_ids),
             image_tokens=self.prompt.num_image_tokens,
             completion_tokens=len(self.token_ids),
+            cached_tokens=min(self.num_cached, len(self.prompt.token_ids)),
         )

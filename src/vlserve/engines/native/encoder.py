@@ -1,0 +1,98 @@
+"""The vision tower, on a thread of its own: whoever is being answered does not wait for it."""
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+
+import torch
+
+from vlserve.engines.native.fair import FairQueue
+from vlserve.engines.native.image_cache import ImageCache
+from vlserve.models.base import ModelAdapter
+from vlserve.models.prompt import PromptImage
+
+# Of the arrays that a processor makes of a picture, those this small are kept with its features:
+# they say where the features lie.
+FEW_BYTES = 4096
+Job = tuple[str, PromptImage, "Future[None]"]
+
+
+class Encoder:
+    """Sees one picture after the other, tenants in turn.
+
+    What a picture costs is the number of its pixels for the tower. `enter_thread` is called once
+    by the thread.
+    """
+
+    def __init__(
+        self, adapter: ModelAdapter, cache: ImageCache, enter_thread: Callable[[], None]
+    ) -> None:
+        self._adapter = adapter
+        self._cache = cache
+        self._enter_thread = enter_thread
+        self._queue: FairQueue[Job] = FairQueue()
+        self._news = threading.Condition()
+        self._is_closed = False
+        self._thread = threading.Thread(target=self._run, name="vlserve-encode", daemon=True)
+
+    def start(self) -> None:
+        """Begin."""
+        self._thread.start()
+
+    def submit(self, tenant: str, image: PromptImage) -> "Future[None]":
+        """Give `image` its features; who cancels the future before its turn spares the work."""
+        future: Future[None] = Future()
+        with self._news:
+            if self._is_closed:
+                future.cancel()
+                return future
+            self._queue.put(tenant, (tenant, image, future))
+            self._news.notify()
+        return future
+
+    def close(self) -> None:
+        """Cancel what waits and end after what is being seen."""
+        with self._news:
+            self._is_closed = True
+            while self._queue:
+                self._queue.pop()[2].cancel()
+            self._news.notify()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def _run(self) -> None:
+        self._enter_thread()
+        with torch.inference_mode():
+            while (job := self._next()) is not None:
+                tenant, image, future = job
+                if not future.set_running_or_notify_cancel():
+                    continue
+                try:
+                    self._see(tenant, image)
+                except Exception as error:
+                    future.set_exception(error)
+                else:
+                    future.set_result(None)
+
+    def _next(self) -> Job | None:
+        with self._news:
+            while not self._queue and not self._is_closed:
+                self._news.wait()
+            if self._is_closed:
+                return None
+            job = self._queue.pop()
+            pixels = max((array.size for array in job[1].inputs.values()), default=0)
+            self._queue.charge(job[0], pixels)
+            self._queue.forget(set())
+            return job
+
+    def _see(self, tenant: str, image: PromptImage) -> None:
+        # Another request may have brought the same picture meanwhile.
+        seen = self._cache.get(tenant, image.key)
+        if seen is not None:
+            image.features, image.inputs = seen.features, seen.inputs
+            return
+        image.features = self._adapter.encode(image.inputs)
+        small = {name: a for name, a in image.inputs.items() if a.nbytes <= FEW_BYTES}
+        image.inputs = small
+        self._cache.put(tenant, image)

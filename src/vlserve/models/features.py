@@ -1,0 +1,48 @@
+"""What the decoder reads of pictures."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from vlserve.models.prompt import PromptImage
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ImageFeatures:
+    """Of one picture.
+
+    `rows` `[N, hidden_size]`, one for each of its tokens; `deepstack` one `[N, hidden_size]` for
+    each of the first layers, which add them once more (Qwen3-VL).
+    """
+
+    rows: torch.Tensor
+    deepstack: tuple[torch.Tensor, ...] = ()
+
+    @classmethod
+    def of(
+        cls,
+        pooled: torch.Tensor | Sequence[torch.Tensor],
+        deepstack: Sequence[Sequence[torch.Tensor]] = (),
+    ) -> "ImageFeatures":
+        """From what a model's `get_image_features` gives, whole or in parts."""
+        whole = pooled if isinstance(pooled, torch.Tensor) else torch.cat(list(pooled))
+        layers = tuple(torch.cat(list(layer)) for layer in deepstack)
+        return cls(whole.reshape(-1, whole.shape[-1]), layers)
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of the prompt that they replace."""
+        return len(self.rows)
+
+    @property
+    def num_bytes(self) -> int:
+        """Memory, bytes."""
+        return sum(each.nbytes for each in (self.rows, *self.deepstack))
+
+
+def image_features(image: PromptImage) -> ImageFeatures:
+    """The features of a picture. Raises RuntimeError where the tower has not seen it."""
+    if not isinstance(image.features, ImageFeatures):
+        raise RuntimeError("a picture has not been seen yet")
+    return image.features
