@@ -1,6 +1,7 @@
 """Model folders of every family, small, with random weights, whose answers depend on pictures."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,15 +25,35 @@ TURNS = (
     "{% else %}IMAGE{% endif %}{% endfor %}"
     "<end_of_utterance>\n{% endfor %}{% if add_generation_prompt %}{{ 'Assistant:' }}{% endif %}"
 )
-DECODER: dict[str, Any] = {
-    "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 3,
-    "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 2048,
-    "pad_token_id": 3, "bos_token_id": 1, "eos_token_id": 2, "tie_word_embeddings": False,
-}  # fmt: skip
-VISION: dict[str, Any] = {
-    "hidden_size": 48, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 3,
-}  # fmt: skip
 
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """How large a model is; heads are `head_dim` wide in the decoder and the tower."""
+
+    head_dim: int
+    decoder: dict[str, Any]
+    vision: dict[str, Any]
+
+
+def _size(hidden: int, layers: int, head_dim: int, vision: int, vision_layers: int) -> Size:
+    heads = hidden // head_dim
+    decoder = {
+        "hidden_size": hidden, "intermediate_size": 2 * hidden, "num_hidden_layers": layers,
+        "num_attention_heads": heads, "num_key_value_heads": heads // 2,
+        "max_position_embeddings": 2048, "pad_token_id": 3, "bos_token_id": 1, "eos_token_id": 2,
+        "tie_word_embeddings": False,
+    }  # fmt: skip
+    tower = {
+        "hidden_size": vision, "intermediate_size": 2 * vision,
+        "num_hidden_layers": vision_layers, "num_attention_heads": vision // head_dim,
+    }  # fmt: skip
+    return Size(head_dim, decoder, tower)
+
+
+TINY = _size(64, 3, 16, 48, 2)
+# 20 to 100 million parameters.
+MEDIUM = _size(512, 8, 64, 384, 4)
 
 # What processors ask their tokenizer for by name.
 NAMED = {
@@ -68,11 +89,37 @@ def _chat(mark: str) -> str:
     return TURNS.replace("IMAGE", mark)
 
 
-def idefics3(kind: str, words: Any) -> tuple[Any, Any]:
+def idefics2(words: Any, size: Size) -> tuple[Any, Any]:
+    """Idefics2: tiles of any shape, a perceiver, Mistral."""
+    config = tf.Idefics2Config(
+        text_config=tf.MistralConfig(vocab_size=len(words), sliding_window=None, **size.decoder),
+        vision_config=tf.Idefics2VisionConfig(image_size=56, patch_size=14, **size.vision),
+        perceiver_config=tf.Idefics2PerceiverConfig(
+            hidden_size=size.decoder["hidden_size"],
+            resampler_n_latents=8,
+            resampler_depth=1,
+            resampler_n_heads=2,
+            resampler_head_dim=size.head_dim,
+            num_key_value_heads=1,
+        ),
+        image_token_id=words.convert_tokens_to_ids("<image>"),
+        tie_word_embeddings=False,
+    )
+    images = tf.Idefics2ImageProcessorPil(
+        size={"shortest_edge": 28, "longest_edge": 56}, do_image_splitting=True
+    )
+    return config, tf.Idefics2Processor(
+        images, words, image_seq_len=8, chat_template=_chat("<image>")
+    )
+
+
+def idefics3(kind: str, words: Any, size: Size) -> tuple[Any, Any]:
     """Idefics3 and SmolVLM: pixel shuffle, tiles."""
     config = getattr(tf, f"{kind}Config")(
-        text_config=tf.LlamaConfig(vocab_size=len(words), **DECODER),
-        vision_config=getattr(tf, f"{kind}VisionConfig")(image_size=56, patch_size=14, **VISION),
+        text_config=tf.LlamaConfig(vocab_size=len(words), **size.decoder),
+        vision_config=getattr(tf, f"{kind}VisionConfig")(
+            image_size=56, patch_size=14, **size.vision
+        ),
         scale_factor=2,
         image_token_id=words.convert_tokens_to_ids("<image>"),
         pad_token_id=3,
@@ -87,11 +134,13 @@ def idefics3(kind: str, words: Any) -> tuple[Any, Any]:
     return config, made(images, words, image_seq_len=4, chat_template=_chat("<image>"), **options)
 
 
-def internvl(words: Any) -> tuple[Any, Any]:
+def internvl(words: Any, size: Size) -> tuple[Any, Any]:
     """InternVL: pixel shuffle, tiles and a thumbnail, Qwen2."""
     config = tf.InternVLConfig(
-        text_config=tf.Qwen2Config(vocab_size=len(words), **DECODER),
-        vision_config=tf.InternVLVisionConfig(image_size=[56, 56], patch_size=[14, 14], **VISION),
+        text_config=tf.Qwen2Config(vocab_size=len(words), **size.decoder),
+        vision_config=tf.InternVLVisionConfig(
+            image_size=[56, 56], patch_size=[14, 14], **size.vision
+        ),
         image_token_id=words.convert_tokens_to_ids("<IMG_CONTEXT>"),
         image_seq_length=4,
         downsample_ratio=0.5,
@@ -106,11 +155,11 @@ def internvl(words: Any) -> tuple[Any, Any]:
     return config, processor
 
 
-def llava(words: Any) -> tuple[Any, Any]:
+def llava(words: Any, size: Size) -> tuple[Any, Any]:
     """LLaVA: CLIP and a projector."""
     config = tf.LlavaConfig(
-        text_config=tf.LlamaConfig(vocab_size=len(words), **DECODER),
-        vision_config=tf.CLIPVisionConfig(image_size=56, patch_size=14, **VISION),
+        text_config=tf.LlamaConfig(vocab_size=len(words), **size.decoder),
+        vision_config=tf.CLIPVisionConfig(image_size=56, patch_size=14, **size.vision),
         image_token_index=words.convert_tokens_to_ids("<image>"),
         vision_feature_layer=-2,
         tie_word_embeddings=False,
@@ -129,12 +178,12 @@ def llava(words: Any) -> tuple[Any, Any]:
     return config, processor
 
 
-def llava_next(words: Any) -> tuple[Any, Any]:
+def llava_next(words: Any, size: Size) -> tuple[Any, Any]:
     """LLaVA-NeXT: tiles whose features are unpadded and joined by newlines."""
     grid = [[56, 112], [112, 56], [112, 112]]
     config = tf.LlavaNextConfig(
-        text_config=tf.MistralConfig(vocab_size=len(words), sliding_window=None, **DECODER),
-        vision_config=tf.CLIPVisionConfig(image_size=56, patch_size=14, **VISION),
+        text_config=tf.MistralConfig(vocab_size=len(words), sliding_window=None, **size.decoder),
+        vision_config=tf.CLIPVisionConfig(image_size=56, patch_size=14, **size.vision),
         image_token_index=words.convert_tokens_to_ids("<image>"),
         image_grid_pinpoints=grid,
         vision_feature_layer=-2,
@@ -156,21 +205,25 @@ def llava_next(words: Any) -> tuple[Any, Any]:
     return config, processor
 
 
-def qwen(kind: str, words: Any) -> tuple[Any, Any]:
+def qwen(kind: str, words: Any, size: Size) -> tuple[Any, Any]:
     """Qwen2.5-VL and Qwen3-VL: any resolution, positions in three dimensions."""
     name, ids = f"Qwen{kind}VL", words.convert_tokens_to_ids
     vision: dict[str, Any] = {
-        "depth": 2, "hidden_size": 48, "num_heads": 3, "intermediate_size": 96,
-        "out_hidden_size": 64, "patch_size": 14, "spatial_merge_size": 2,
+        "depth": size.vision["num_hidden_layers"], "hidden_size": size.vision["hidden_size"],
+        "num_heads": size.vision["num_attention_heads"],
+        "intermediate_size": size.vision["intermediate_size"],
+        "out_hidden_size": size.decoder["hidden_size"], "patch_size": 14, "spatial_merge_size": 2,
     }  # fmt: skip
-    rope = {"rope_type": "default", "mrope_section": [2, 3, 3], "rope_theta": 10000.0}
+    sections = [each * size.head_dim // 16 for each in (2, 3, 3)]
+    rope = {"rope_type": "default", "mrope_section": sections, "rope_theta": 10000.0}
     if kind == "2_5_":
         vision |= {"fullatt_block_indexes": [1], "window_size": 56}
     else:
         vision |= {"deepstack_visual_indexes": [0, 1], "num_position_embeddings": 64}
         rope["mrope_interleaved"] = True
     config = getattr(tf, f"{name}Config")(
-        text_config=DECODER | {"vocab_size": len(words), "head_dim": 16, "rope_parameters": rope},
+        text_config=size.decoder
+        | {"vocab_size": len(words), "head_dim": size.head_dim, "rope_parameters": rope},
         vision_config=vision,
         image_token_id=ids("<|image_pad|>"),
         video_token_id=ids("<|video_pad|>"),
@@ -186,20 +239,21 @@ def qwen(kind: str, words: Any) -> tuple[Any, Any]:
     return config, processor
 
 
-def gemma3(words: Any) -> tuple[Any, Any]:
+def gemma3(words: Any, size: Size) -> tuple[Any, Any]:
     """Gemma 3: pictures see themselves in both directions, most layers slide."""
     ids = words.convert_tokens_to_ids
+    layers = (size.decoder["num_hidden_layers"] + 1) // 2
     config = tf.Gemma3Config(
-        text_config=DECODER
+        text_config=size.decoder
         | {
             "vocab_size": len(words),
-            "head_dim": 16,
-            "num_hidden_layers": 4,
+            "head_dim": size.head_dim,
+            "num_hidden_layers": 2 * layers,
             "sliding_window": 24,
-            "query_pre_attn_scalar": 16,
-            "layer_types": ["sliding_attention", "full_attention"] * 2,
+            "query_pre_attn_scalar": size.head_dim,
+            "layer_types": ["sliding_attention", "full_attention"] * layers,
         },
-        vision_config=tf.SiglipVisionConfig(image_size=56, patch_size=14, **VISION).to_dict(),
+        vision_config=tf.SiglipVisionConfig(image_size=56, patch_size=14, **size.vision).to_dict(),
         mm_tokens_per_image=4,
         boi_token_index=ids("<start_of_image>"),
         eoi_token_index=ids("<end_of_image>"),
@@ -213,22 +267,23 @@ def gemma3(words: Any) -> tuple[Any, Any]:
     return config, processor
 
 
-FAMILIES: dict[str, Callable[[Any], tuple[Any, Any]]] = {
-    "idefics3": lambda words: idefics3("Idefics3", words),
-    "smolvlm": lambda words: idefics3("SmolVLM", words),
+FAMILIES: dict[str, Callable[[Any, Size], tuple[Any, Any]]] = {
+    "idefics2": idefics2,
+    "idefics3": lambda words, size: idefics3("Idefics3", words, size),
+    "smolvlm": lambda words, size: idefics3("SmolVLM", words, size),
     "internvl": internvl,
     "llava": llava,
     "llava_next": llava_next,
-    "qwen2_5_vl": lambda words: qwen("2_5_", words),
-    "qwen3_vl": lambda words: qwen("3", words),
+    "qwen2_5_vl": lambda words, size: qwen("2_5_", words, size),
+    "qwen3_vl": lambda words, size: qwen("3", words, size),
     "gemma3": gemma3,
 }
 
 
-def write_family(name: str, folder: Path) -> Path:
+def write_family(name: str, folder: Path, size: Size = TINY) -> Path:
     """A model folder of a family, loaded as any other."""
     words = tokenizer(name)
-    config, processor = FAMILIES[name](words)
+    config, processor = FAMILIES[name](words, size)
     torch.manual_seed(0)
     model = tf.AutoModelForImageTextToText.from_config(config)
     generator = torch.Generator().manual_seed(0)

@@ -1,62 +1,25 @@
 """Every family's tokens are `generate`'s, whatever else runs."""
 
-import asyncio
 import random
 from pathlib import Path
 
 import pytest
-import torch
 
-from tests.asked import picture, request
+from tests.asked import picture
 from tests.engines.collect import answer, recorded_logits, running
+from tests.engines.native.trial import tried
 from tests.families import FAMILIES, write_family
-from tests.oracle import Oracle
 from vlserve.types import Message, Request, Role, SamplingParams
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-async def test_tokens_equal_generate(
+async def test_a_family_tried_hard(
     family: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    folder = write_family(family, tmp_path / "model")
-    oracle = Oracle(folder)
-    rng = random.Random(family)
-    requests = [request(rng, str(i)) for i in range(18)]
-    async with running(folder, max_running=5) as engine:
-
-        async def late(index: int) -> list[int]:
-            await asyncio.sleep(index * 0.004)
-            return (await answer(engine, requests[index])).token_ids
-
-        got = await asyncio.gather(*map(late, range(len(requests))))
-    wanted = [oracle.answer(r.messages, r.sampling) for r in requests]
-    num_equal = sum(g == w for g, w in zip(got, wanted, strict=True))
-    num_pictures = sum(len(list(m.pictures())) for r in requests for m in r.messages)
+    trial = await tried(family, write_family(family, tmp_path / "model"))
     with capsys.disabled():
-        print(f"{family}: {num_pictures} pictures, tried {len(requests)}, equal {num_equal}")
-    assert got == wanted
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-async def test_logits_are_bitwise_equal_alone_and_in_a_batch(
-    family: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    rng = random.Random(family)
-    requests = [request(rng, str(i)) for i in range(8)]
-    async with running(write_family(family, tmp_path / "model"), max_running=5) as engine:
-        logits = recorded_logits(engine)
-        for each in requests:
-            await answer(engine, each)
-        alone = dict(logits)
-        logits.clear()
-        await asyncio.gather(*(answer(engine, each) for each in requests))
-    num_rows = sum(map(len, alone.values()))
-    num_equal = sum(
-        torch.equal(a, b) for name in alone for a, b in zip(alone[name], logits[name], strict=True)
-    )
-    with capsys.disabled():
-        print(f"{family}: logits of {num_rows} steps, bitwise equal in a batch {num_equal}")
-    assert num_equal == num_rows
+        print(trial)
+    assert trial.is_passed
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -1,0 +1,195 @@
+"""One family tried hard: many requests at once, prompts in pieces, known beginnings, room running
+out. As a program, on models of 20 to 100 million parameters: python -m tests.engines.native.trial.
+"""
+
+import argparse
+import asyncio
+import json
+import random
+import subprocess
+import sys
+import tempfile
+from dataclasses import asdict, dataclass, replace
+from datetime import datetime
+from pathlib import Path
+from unittest import mock
+
+import torch
+import transformers
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from tests.asked import QUESTIONS, request
+from tests.engines.collect import Answer, answer, recorded_logits, running
+from tests.families import FAMILIES, MEDIUM, write_family
+from tests.oracle import Oracle
+from vlserve.engines.native import scheduler
+from vlserve.engines.native.engine import NativeEngine
+from vlserve.engines.native.memory import SlotMemory
+from vlserve.engines.native.pages import PAGE, num_pages
+from vlserve.engines.native.scheduler import Scheduler
+from vlserve.engines.native.sequence import Sequence
+from vlserve.types import Message, Request, Role
+
+NUM_SLOTS = 5
+RESULTS = Path("bench/results")
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """What came of it. `bitwise` counts steps whose logits were those of a request alone, whole
+    and uncached; then room ran out and answers were computed again, their tokens the same."""
+
+    family: str
+    num_parameters: int
+    num_pictures: int
+    tried: int
+    equal: int
+    steps: int
+    bitwise: int
+    chunks: int
+    cached_tokens: int
+    preempted: int
+    equal_after_preemption: int
+
+    @property
+    def is_passed(self) -> bool:
+        """All equal, and everything that was to be forced has happened."""
+        return (
+            self.equal == self.equal_after_preemption == self.tried
+            and self.bitwise == self.steps
+            and min(self.chunks, self.cached_tokens, self.preempted) > 0
+        )
+
+
+def requests(seed: str, count: int) -> list[Request]:
+    """Short and long ones; every third asks once more about what was seen before."""
+    rng = random.Random(seed)
+    made: list[Request] = []
+    for index in range(count):
+        if index % 3 == 2:
+            made.append(replace(rng.choice(made), id=str(index)))
+            continue
+        asked = request(rng, str(index))
+        if index % 2:
+            text = " ".join(rng.choices(QUESTIONS, k=12))
+            turns = (Message(Role.USER, (text,)), Message(Role.ASSISTANT, ("yes",)))
+            rest = tuple(m for m in asked.messages if m.role is not Role.SYSTEM)
+            asked = replace(asked, messages=turns + rest)
+        made.append(asked)
+    return made
+
+
+class ShortMemory(SlotMemory):
+    """Memory that says, now and then, that there is no room for a token more."""
+
+    rng = random.Random(0)
+
+    def grow(self, sequence: Sequence) -> bool:
+        return self.rng.random() > 0.03 and super().grow(sequence)
+
+
+def empty_memory(engine: NativeEngine, kind: type[SlotMemory] = SlotMemory) -> Scheduler:
+    """Nothing is known any more."""
+    cache = engine._runner.cache
+    cache._kept.clear()
+    engine._scheduler = Scheduler(cache.num_slots, kind(cache.num_pages, cache))
+    return engine._scheduler
+
+
+async def alone(engine: NativeEngine, asked: list[Request]) -> list[Answer]:
+    """One after the other, whole prompts, nothing known."""
+    answers = []
+    with mock.patch.object(scheduler, "IDLE_STEP_TOKENS", 4096):
+        for each in asked:
+            empty_memory(engine)
+            answers.append(await answer(engine, each))
+    return answers
+
+
+async def crowded(engine: NativeEngine, asked: list[Request]) -> list[Answer]:
+    """All of them, staggered, prompts a page at a time."""
+
+    async def late(index: int) -> Answer:
+        await asyncio.sleep(index * 0.004)
+        return await answer(engine, asked[index])
+
+    with (
+        mock.patch.object(scheduler, "STEP_TOKENS", PAGE),
+        mock.patch.object(scheduler, "IDLE_STEP_TOKENS", PAGE),
+    ):
+        return list(await asyncio.gather(*map(late, range(len(asked)))))
+
+
+async def tried(family: str, folder: Path, count: int = 18) -> Trial:
+    """Try a family on the model in `folder`."""
+    asked = requests(family, count)
+    oracle = Oracle(folder)
+    wanted = [oracle.answer(each.messages, each.sampling) for each in asked]
+    async with running(folder, max_running=NUM_SLOTS, cache_mib=64) as engine:
+        logits = recorded_logits(engine)
+        by_itself = await alone(engine, asked)
+        expected = dict(logits)
+        logits.clear()
+        empty_memory(engine)
+        together = await crowded(engine, asked)
+        steps = [pair for name in expected for pair in zip(expected[name], logits[name])]  # noqa: B905
+        short = empty_memory(engine, ShortMemory)
+        squeezed = await crowded(engine, asked)
+        assert len(steps) == sum(map(len, expected.values()))
+        return Trial(
+            family=family,
+            num_parameters=engine.info.num_parameters,
+            num_pictures=sum(len(list(m.pictures())) for r in asked for m in r.messages),
+            tried=count,
+            equal=sum(
+                a.token_ids == b.token_ids == w
+                for a, b, w in zip(by_itself, together, wanted, strict=True)
+            ),
+            steps=len(steps),
+            bitwise=sum(torch.equal(a, b) for a, b in steps),
+            chunks=sum(num_pages(a.usage.prompt_tokens) - 1 for a in together),
+            cached_tokens=sum(a.usage.cached_tokens for a in together),
+            preempted=short.num_preempted,
+            equal_after_preemption=sum(
+                a.token_ids == w for a, w in zip(squeezed, wanted, strict=True)
+            ),
+        )
+
+
+def main() -> None:
+    """Try every family, print and write the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--families", nargs="*", default=list(FAMILIES))
+    options = parser.parse_args()
+    trials = []
+    for family in track(options.families, "families", console=Console(stderr=True)):
+        with tempfile.TemporaryDirectory() as temporary:
+            folder = write_family(family, Path(temporary), MEDIUM)
+            trials.append(asyncio.run(tried(family, folder)))
+    table = Table(title=f"transformers {transformers.__version__}, torch {torch.__version__}")
+    for name in asdict(trials[0]):
+        table.add_column(name, justify="left" if name == "family" else "right", overflow="fold")
+    for trial in trials:
+        table.add_row(*(str(value) for value in asdict(trial).values()))
+    Console(width=160).print(table)
+    now = datetime.now().astimezone()
+    report = {
+        "date": now.isoformat(timespec="seconds"),
+        "command": "python -m tests.engines.native.trial",
+        "commit": subprocess.check_output(
+            ["git", "describe", "--always", "--dirty", "--exclude=*"], text=True
+        ).strip(),
+        "transformers": transformers.__version__,
+        "torch": torch.__version__,
+        "seed": "the family's name",
+        "trials": [asdict(trial) for trial in trials],
+    }
+    name = f"families-{now:%Y-%m-%d}-transformers-{transformers.__version__}.json"
+    (RESULTS / name).write_text(json.dumps(report, indent=1) + "\n")
+    sys.exit(not all(trial.is_passed for trial in trials))
+
+
+if __name__ == "__main__":
+    main()
