@@ -1,0 +1,166 @@
+"""What `vlserve models` prints: presets, what they take, and whether this machine holds them."""
+
+import json
+from typing import Any, Final
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from vlserve.models.machine import Fit, Memory, fit, memories
+from vlserve.models.presets import NATIVE, PRESETS, Preset, find
+from vlserve.settings import MIB, EngineSettings
+
+GIB: Final = 1024 * MIB
+KIB: Final = 1024
+PICTURE: Final = (1024, 768)
+WIDE: Final = 140
+# What the engine takes where no dtype is set.
+AUTO_DTYPE: Final = {"cpu": "float32", "cuda": "float16"}
+
+
+def show(name: str | None, *, as_json: bool) -> None:
+    """Print all presets, or the one of that name, for a reader or as JSON.
+
+    Raises ModelError for a name that is not known.
+    """
+    chosen = PRESETS if name is None else (find(name),)
+    found = memories()
+    console = Console(highlight=False)
+    if as_json:
+        facts = [preset_facts(preset, fit(preset, found)) for preset in chosen]
+        console.out(json.dumps(facts if name is None else facts[0], indent=1))
+    elif name is None:
+        console.print(_table(found, wide=console.width >= WIDE))
+        console.print(_machine(found))
+    else:
+        here = fit(chosen[0], found)
+        console.print(_details(chosen[0], here))
+        if command := serve_command(chosen[0], here):
+            # Never broken, so that it can be copied.
+            console.print(f"\n{command}", soft_wrap=True)
+
+
+def preset_facts(preset: Preset, here: Fit) -> dict[str, Any]:
+    """Everything that is known of a preset; sizes in bytes, of weights and cache in 16 bits."""
+    tokens = preset.image_tokens
+    return {
+        "name": preset.name,
+        "repository": preset.repository,
+        "licence": preset.licence,
+        "parameters": preset.parameters,
+        "dtype": preset.dtype,
+        "weight_bytes": preset.weight_bytes(preset.dtype),
+        "cache_bytes_per_token": preset.decoder.cache_bytes(1, preset.dtype),
+        "cache_bytes_per_conversation": preset.conversation_bytes(preset.dtype),
+        "image_tokens": {
+            "formula": tokens.formula,
+            "tile": tokens.tile_tokens,
+            "tile_pixels": tokens.tile_pixels,
+            "x".join(map(str, PICTURE)): tokens.count(*PICTURE),
+        },
+        "max_tokens": preset.decoder.max_tokens,
+        "engine": preset.engine,
+        "note": preset.note,
+        "here": {
+            "fits": here.fits,
+            "device": here.memory.device,
+            "dtype": here.dtype,
+            "needed_bytes": here.needed_bytes,
+            "memory_bytes": here.memory.num_bytes,
+        },
+        "command": serve_command(preset, here),
+    }
+
+
+def serve_command(preset: Preset, here: Fit) -> str | None:
+    """The command that serves it here; None where the native engine does not."""
+    if preset.engine != NATIVE:
+        return None
+    folder = "embedded" if preset.name == "embedded" else "FOLDER"
+    words = ["vlserve", "serve", "--model.path", folder]
+    if here.dtype != AUTO_DTYPE[here.memory.device]:
+        words += ["--engine.dtype", here.dtype]
+    if here.memory.device == "cpu":
+        words += ["--engine.device", "cpu"]
+    cache_mib = -(-preset.conversation_bytes(here.dtype) // MIB)
+    if cache_mib > EngineSettings().cache_mib:
+        words += ["--engine.cache_mib", str(cache_mib)]
+    return " ".join(words)
+
+
+def _table(found: list[Memory], *, wide: bool) -> Table:
+    more = ("repository", "licence") if wide else ()
+    table = Table("name", *more, box=None, pad_edge=False)
+    for column in table.columns:
+        column.overflow = "fold"
+    for heading in ("weights", "cache", "picture"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("here")
+    table.columns[0].no_wrap = True
+    for preset in PRESETS:
+        table.add_row(
+            preset.name,
+            *((preset.repository, preset.licence) if wide else ()),
+            _size(preset.weight_bytes(preset.dtype)),
+            _size(preset.conversation_bytes(preset.dtype)),
+            f"{preset.image_tokens.count(*PICTURE):,}",
+            _verdict(preset, fit(preset, found)),
+        )
+    return table
+
+
+def _verdict(preset: Preset, here: Fit) -> Text:
+    if preset.engine != NATIVE:
+        return Text(f"no: {preset.engine} engine", style="yellow")
+    if here.fits:
+        return Text(f"{preset.engine}, {here.memory.device}, {here.dtype}", style="green")
+    return Text(f"no: needs {_size(here.needed_bytes)}", style="red")
+
+
+def _machine(found: list[Memory]) -> Text:
+    sizes = ", ".join(f"{memory.device} {_size(memory.num_bytes)}" for memory in found)
+    return Text(
+        f"\nweights in 16 bits; cache: one conversation of 4,096 tokens in 16 bits; picture: tokens "
+        f"of one of {PICTURE[0]} x {PICTURE[1]} pixels; here: weights and a conversation within "
+        f"nine tenths of {sizes}"
+    )
+
+
+def _details(preset: Preset, here: Fit) -> Table:
+    table = Table.grid(padding=(0, 2))
+    tokens, decoder = preset.image_tokens, preset.decoder
+    rows = [
+        ("name", preset.name),
+        ("repository", preset.repository),
+        ("licence", preset.licence),
+        ("parameters", f"{preset.parameters:,}"),
+        ("weights", _in_formats(preset.weight_bytes, preset.dtype)),
+        ("cache, a token", _in_formats(lambda kind: decoder.cache_bytes(1, kind), preset.dtype)),
+        ("a conversation", _in_formats(preset.conversation_bytes, preset.dtype)),
+        ("image tokens", tokens.formula),
+        ("a tile", f"{tokens.tile_tokens:,} of {tokens.tile_pixels} x {tokens.tile_pixels} pixels"),
+        (f"{PICTURE[0]} x {PICTURE[1]}", f"{tokens.count(*PICTURE):,} image tokens"),
+        ("largest context", f"{decoder.max_tokens:,} tokens"),
+        ("engine", preset.engine),
+        ("here", _verdict(preset, here)),
+    ]
+    if preset.note:
+        rows.append(("note", preset.note))
+    if preset.name != "embedded" and preset.engine == NATIVE:
+        files = "all .json, .jinja, .txt, .model and .safetensors files"
+        rows.append(("to download", f"into FOLDER: {files} of {preset.repository}"))
+    for label, value in rows:
+        table.add_row(label, value)
+    return table
+
+
+def _in_formats(num_bytes: Any, dtype: str) -> str:
+    return ", ".join(f"{_size(num_bytes(kind))} in {kind}" for kind in (dtype, "float32"))
+
+
+def _size(num_bytes: int) -> str:
+    for unit, name in ((GIB, "GiB"), (MIB, "MiB")):
+        if num_bytes >= unit:
+            return f"{num_bytes / unit:,.1f} {name}"
+    return f"{num_bytes / KIB:,.1f} KiB"
