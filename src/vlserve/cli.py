@@ -172,7 +172,7 @@ async def _answer(
 @cli.command("models")
 def show_models(
     name: Annotated[str | None, typer.Argument(metavar="NAME", show_default=False)] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,  # noqa: FBT002
+    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
 ) -> None:
     """Show models known by name, what they take and whether they fit here; or one of them."""
     from vlserve import listing  # noqa: PLC0415

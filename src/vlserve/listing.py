@@ -121,16 +121,16 @@ def _verdict(preset: Preset, here: Fit) -> Text:
 def _machine(found: list[Memory]) -> Text:
     sizes = ", ".join(f"{memory.device} {_size(memory.num_bytes)}" for memory in found)
     return Text(
-        f"\nweights in 16 bits; cache: one conversation of 4,096 tokens in 16 bits; picture: tokens "
-        f"of one of {PICTURE[0]} x {PICTURE[1]} pixels; here: weights and a conversation within "
-        f"nine tenths of {sizes}"
+        "\nweights in 16 bits; cache: one conversation of 4,096 tokens in 16 bits; picture: the "
+        f"tokens of one of {PICTURE[0]} x {PICTURE[1]} pixels; here: weights and a conversation "
+        f"within nine tenths of {sizes}"
     )
 
 
 def _details(preset: Preset, here: Fit) -> Table:
     table = Table.grid(padding=(0, 2))
     tokens, decoder = preset.image_tokens, preset.decoder
-    rows = [
+    rows: list[tuple[str, str | Text]] = [
         ("name", preset.name),
         ("repository", preset.repository),
         ("licence", preset.licence),

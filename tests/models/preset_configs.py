@@ -1,5 +1,6 @@
 """The fields of each preset's configuration that decide its shapes and are not a default."""
 
+from collections.abc import Callable
 from typing import Any
 
 import transformers
@@ -25,12 +26,13 @@ INTERNVIT_6B: Fields = {
 }  # fmt: skip
 
 
-def text(hidden: int, layers: int, heads: int, kv_heads: int, mlp: int, vocab: int) -> Fields:
+def text(*numbers: int) -> Fields:
     """The decoder's numbers under the names that every text configuration has for them."""
-    return {
-        "hidden_size": hidden, "num_hidden_layers": layers, "num_attention_heads": heads,
-        "num_key_value_heads": kv_heads, "intermediate_size": mlp, "vocab_size": vocab,
-    }  # fmt: skip
+    names = (
+        "hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads",
+        "intermediate_size", "vocab_size",
+    )  # fmt: skip
+    return dict(zip(names, numbers, strict=True))
 
 
 def idefics2() -> Any:
@@ -107,7 +109,7 @@ QWEN3_VIT_L: Fields = {
     "depth": 27, "hidden_size": 1152, "intermediate_size": 4304,
     "deepstack_visual_indexes": [8, 16, 24],
 }  # fmt: skip
-CONFIGS = {
+CONFIGS: dict[str, Callable[[], Any]] = {
     "idefics2-8b": idefics2,
     "idefics2-8b-chatty": idefics2,
     "idefics3-8b": lambda: idefics3(

@@ -59,12 +59,12 @@ class ScaledTiles:
         """Rows and columns of tiles, each with its marks."""
         tile = self.tile_tokens
         return (
-            f"rows x (columns x ({tile} + 2) + 1) + {tile} + 3; tiles of {self.tile_pixels} pixels, "
-            f"longer side scaled to {self.longest}"
+            f"rows x (columns x ({tile} + 2) + 1) + {tile} + 3; tiles of {self.tile_pixels} "
+            f"pixels, longer side scaled to {self.longest}"
         )
 
     def count(self, width: int, height: int) -> int:
-        """A mark and a place name before each tile, a newline after each row, one mark at the end."""
+        """A mark and a place name before each tile, a line end after each row, a mark at last."""
         rows, columns = self._grid(width, height)
         return rows * (columns * (self.tile_tokens + 2) + 1) + self.tile_tokens + 3
 
