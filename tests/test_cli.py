@@ -185,10 +185,11 @@ def test_models_are_listed_and_shown(tmp_path: Path) -> None:
     embedded = next(fact for fact in facts if fact["name"] == "embedded")
     assert embedded["here"]["fits"]
     assert embedded["here"]["needed_bytes"] > embedded["weight_bytes"]
-    for columns in ("80", "200"):
+    for columns in ("60", "80", "120", "200"):
         listed = vlserve("models", cwd=tmp_path, variables={"COLUMNS": columns}).stdout
         assert max(map(len, listed.splitlines())) <= int(columns)
         assert not [fact["name"] for fact in facts if f"{fact['name']} " not in listed]
+    assert not [fact["licence"] for fact in facts if fact["licence"].split()[0] not in listed]
     shown = vlserve("models", "idefics2-8b", cwd=tmp_path, variables={"COLUMNS": "60"}).stdout
     for said in ("HuggingFaceM4/idefics2-8b", "Apache-2.0", "8,402,768,112", "32,768 tokens"):
         assert said in shown

@@ -1,7 +1,8 @@
 """What `vlserve models` prints: presets, what they take, and whether this machine holds them."""
 
 import json
-from typing import Any, Final
+from collections.abc import Callable
+from typing import Any, Final, Literal
 
 from rich.console import Console
 from rich.table import Table
@@ -11,10 +12,11 @@ from vlserve.models.machine import Fit, Memory, fit, memories
 from vlserve.models.presets import NATIVE, PRESETS, Preset, find
 from vlserve.settings import MIB, EngineSettings
 
+Justify = Literal["left", "right"]
+
 GIB: Final = 1024 * MIB
 KIB: Final = 1024
 PICTURE: Final = (1024, 768)
-WIDE: Final = 140
 # What the engine takes where no dtype is set.
 AUTO_DTYPE: Final = {"cpu": "float32", "cuda": "float16"}
 
@@ -31,7 +33,7 @@ def show(name: str | None, *, as_json: bool) -> None:
         facts = [preset_facts(preset, fit(preset, found)) for preset in chosen]
         console.out(json.dumps(facts if name is None else facts[0], indent=1))
     elif name is None:
-        console.print(_table(found, wide=console.width >= WIDE))
+        console.print(_table(found, console.width))
         console.print(_machine(found))
     else:
         here = fit(chosen[0], found)
@@ -89,24 +91,15 @@ def serve_command(preset: Preset, here: Fit) -> str | None:
     return " ".join(words)
 
 
-def _table(found: list[Memory], *, wide: bool) -> Table:
-    more = ("repository", "licence") if wide else ()
-    table = Table("name", *more, box=None, pad_edge=False)
-    for column in table.columns:
-        column.overflow = "fold"
-    for heading in ("weights", "cache", "picture"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    table.add_column("here")
-    table.columns[0].no_wrap = True
+def _table(found: list[Memory], width: int) -> Table:
+    table = Table(box=None, pad_edge=False)
+    chosen = [column for column in COLUMNS if width >= column[1]]
+    for heading, _, justify, _ in chosen:
+        fold = heading in FOLDED
+        table.add_column(heading, justify=justify, no_wrap=not fold, overflow="fold")
     for preset in PRESETS:
-        table.add_row(
-            preset.name,
-            *((preset.repository, preset.licence) if wide else ()),
-            _size(preset.weight_bytes(preset.dtype)),
-            _size(preset.conversation_bytes(preset.dtype)),
-            f"{preset.image_tokens.count(*PICTURE):,}",
-            _verdict(preset, fit(preset, found)),
-        )
+        verdict = _verdict(preset, fit(preset, found))
+        table.add_row(*(verdict if cell is None else cell(preset) for *_, cell in chosen))
     return table
 
 
@@ -121,7 +114,7 @@ def _verdict(preset: Preset, here: Fit) -> Text:
 def _machine(found: list[Memory]) -> Text:
     sizes = ", ".join(f"{memory.device} {_size(memory.num_bytes)}" for memory in found)
     return Text(
-        "\nweights in 16 bits; cache: one conversation of 4,096 tokens in 16 bits; picture: the "
+        "\nweights and cache in 16 bits; cache: of one conversation of 4,096 tokens; picture: the "
         f"tokens of one of {PICTURE[0]} x {PICTURE[1]} pixels; here: weights and a conversation "
         f"within nine tenths of {sizes}"
     )
@@ -164,3 +157,19 @@ def _size(num_bytes: int) -> str:
         if num_bytes >= unit:
             return f"{num_bytes / unit:,.1f} {name}"
     return f"{num_bytes / KIB:,.1f} KiB"
+
+
+# Heading, the narrowest terminal that has it, where it stands, what it says; None: the verdict.
+COLUMNS: Final[tuple[tuple[str, int, Justify, Callable[[Preset], str] | None], ...]] = (
+    ("name", 0, "left", lambda p: p.name),
+    ("repository", 180, "left", lambda p: p.repository),
+    ("licence", 180, "left", lambda p: p.licence),
+    ("parameters", 110, "right", lambda p: f"{p.parameters / 1e6:,.0f} M"),
+    ("weights", 0, "right", lambda p: _size(p.weight_bytes(p.dtype))),
+    ("a token", 110, "right", lambda p: _size(p.decoder.cache_bytes(1, p.dtype))),
+    ("cache", 78, "right", lambda p: _size(p.conversation_bytes(p.dtype))),
+    ("picture", 78, "right", lambda p: f"{p.image_tokens.count(*PICTURE):,}"),
+    ("context", 110, "right", lambda p: f"{p.decoder.max_tokens:,}"),
+    ("here", 0, "left", None),
+)
+FOLDED: Final = {"repository", "licence", "here"}

@@ -5,6 +5,8 @@ import math
 import random
 import shlex
 import struct
+import subprocess
+import sys
 from collections.abc import Callable
 from functools import cache
 from typing import Any
@@ -209,6 +211,14 @@ def test_an_unknown_name_is_told_what_is_close() -> None:
         find("qwen2-vl-7b")
     with pytest.raises(ModelError, match="`vlserve models` lists"):
         find("zzz")
+
+
+def test_presets_need_nothing_heavy() -> None:
+    program = (
+        "import sys, vlserve.models.presets; print({'torch', 'transformers'} & {*sys.modules})"
+    )
+    said = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True)
+    assert said.stdout.strip() == b"set()"
 
 
 def test_what_fits_where() -> None:
