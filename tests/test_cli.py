@@ -179,6 +179,33 @@ def test_a_wrong_setting_is_refused_by_name(
         assert said in result.stderr, result.stderr
 
 
+def test_models_are_listed_and_shown(tmp_path: Path) -> None:
+    facts = json.loads(vlserve("models", "--json", cwd=tmp_path).stdout)
+    assert len(facts) > 20
+    embedded = next(fact for fact in facts if fact["name"] == "embedded")
+    assert embedded["here"]["fits"]
+    assert embedded["here"]["needed_bytes"] > embedded["weight_bytes"]
+    for columns in ("60", "80", "120", "200"):
+        listed = vlserve("models", cwd=tmp_path, variables={"COLUMNS": columns}).stdout
+        assert max(map(len, listed.splitlines())) <= int(columns)
+        assert not [fact["name"] for fact in facts if f"{fact['name']} " not in listed]
+    assert not [fact["licence"] for fact in facts if fact["licence"].split()[0] not in listed]
+    shown = vlserve("models", "idefics2-8b", cwd=tmp_path, variables={"COLUMNS": "60"}).stdout
+    for said in ("HuggingFaceM4/idefics2-8b", "Apache-2.0", "8,402,768,112", "32,768 tokens"):
+        assert said in shown
+    assert shown.splitlines()[-1].startswith("vlserve serve --model.path FOLDER")
+    (one,) = (fact for fact in facts if fact["name"] == "idefics2-8b")
+    assert shown.splitlines()[-1] == one["command"]
+    assert json.loads(vlserve("models", "idefics2-8b", "--json", cwd=tmp_path).stdout) == one
+
+
+def test_an_unknown_model_is_refused_with_what_is_close(tmp_path: Path) -> None:
+    result = vlserve("models", "idefics-8b", cwd=tmp_path, code=2)
+    assert result.stderr.startswith("error: no model is known as 'idefics-8b'; close to it: ")
+    assert "idefics2-8b" in result.stderr
+    assert not result.stdout
+
+
 def test_help_and_settings_need_nothing_heavy(tmp_path: Path) -> None:
     program = (
         "import json, sys\nfrom vlserve.cli import main\n"

@@ -1,4 +1,4 @@
-"""The command line: serve, ask, settings.
+"""The command line: serve, ask, models, settings.
 
 What is heavy is imported by the command that needs it, so that help and settings come at once.
 """
@@ -167,6 +167,17 @@ async def _answer(
         async with aclosing(service.chat(request)) as chunks:
             async for chunk in chunks:
                 yield chunk.text
+
+
+@cli.command("models")
+def show_models(
+    name: Annotated[str | None, typer.Argument(metavar="NAME", show_default=False)] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+) -> None:
+    """Show models known by name, what they take and whether they fit here; or one of them."""
+    from vlserve import listing  # noqa: PLC0415
+
+    listing.show(name, as_json=as_json)
 
 
 @cli.command("settings")

@@ -28,6 +28,13 @@ def test_settings_page_is_fresh(tmp_path: Path) -> None:
     assert text == page.read_text(), "stale: python scripts/settings_page.py"
 
 
+def test_models_page_is_fresh(tmp_path: Path) -> None:
+    page = tmp_path / "models.md"
+    subprocess.run([sys.executable, ROOT / "scripts" / "models_page.py", page], check=True)
+    text = (ROOT / "docs" / "models.md").read_text()
+    assert text == page.read_text(), "stale: python scripts/models_page.py"
+
+
 def test_every_dependency_has_a_pin_within_its_range() -> None:
     lines = (ROOT / "constraints.txt").read_text().splitlines()
     assert not [line for line in lines if "://" in line or " @ " in line or "--" in line]
