@@ -9,6 +9,7 @@ import torch
 
 from vlserve.engines.base import Engine
 from vlserve.engines.native.engine import NativeEngine
+from vlserve.engines.native.runner import Runner
 from vlserve.engines.native.sequence import Sequence
 from vlserve.settings import EngineSettings, ModelSettings
 from vlserve.types import Chunk, FinishReason, Request, Usage
@@ -66,3 +67,9 @@ def recorded_logits(engine: NativeEngine) -> dict[str, list[torch.Tensor]]:
 
     engine._sampler.sample = keep  # type: ignore[method-assign]
     return kept
+
+
+def runner_of(engine: NativeEngine) -> Runner:
+    """The runner of an engine that batches."""
+    assert isinstance(engine._runner, Runner)
+    return engine._runner

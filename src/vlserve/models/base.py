@@ -6,6 +6,7 @@ processor or decoder needs something of its own says so in a file of its own.
 
 import inspect
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -93,7 +94,7 @@ class ModelAdapter:
 
     def prompt_image(self, picture: Image) -> PromptImage:
         """A picture as this model's processor has it."""
-        return expand(self.processor, picture)
+        return expand(self.processor, [picture])
 
     def token_ids(self, pieces: Sequence[Special | str]) -> list[int]:
         """The ids of a rendered conversation's sections."""
@@ -142,17 +143,27 @@ class ModelAdapter:
             embeddings[places] = rows.to(embeddings.dtype)
         return embeddings
 
-    def plain_logits(self, prompt: Prompt, token_ids: Sequence[int]) -> torch.Tensor:
-        """`[num_tokens, vocab_size]` of the model's own forward pass over a prompt, with one
-        picture at most, and what follows it."""
+    def prepare_whole(self, messages: Sequence[Message[Image]]) -> Prompt:
+        """As `prepare`, for `forward`: all pictures' inputs together, and in one block."""
+        prompt = self.prepare(messages)
+        pictures = [part for message in messages for part in message.pictures()]
+        inputs = self.joint_inputs(pictures) if pictures else {}
+        whole = ((0, len(prompt.token_ids)),)
+        return replace(prompt, images=(PromptImage("", "", inputs),), blocks=whole)
+
+    def joint_inputs(self, pictures: Sequence[Image]) -> Arrays:
+        """What the processor makes of the pictures of one conversation."""
+        return expand(self.processor, pictures).inputs
+
+    def forward(self, prompt: Prompt, token_ids: Sequence[int], *, use_cache: bool) -> Any:
+        """What the model itself gives for a prompt of `prepare_whole` and what follows it."""
         ids = torch.tensor([[*prompt.token_ids, *token_ids]], device=self.model.device)
         is_image = (ids == self.image_id).long()
-        inputs = {name: v for image in prompt.images for name, v in image.inputs.items()}
         tensors = {"token_type_ids": is_image, "mm_token_type_ids": is_image}
-        tensors |= {name: self._tensor(value) for name, value in inputs.items()}
+        for image in prompt.images:
+            tensors |= {name: self._tensor(value) for name, value in image.inputs.items()}
         accepted = {name: value for name, value in tensors.items() if name in self._accepted}
-        logits: torch.Tensor = self.model(input_ids=ids, use_cache=False, **accepted).logits
-        return logits[0]
+        return self.model(input_ids=ids, use_cache=use_cache, **accepted)
 
     def _tensor(self, array: npt.NDArray[Any]) -> torch.Tensor:
         return torch.from_numpy(array).to(self.model.device)

@@ -1,7 +1,7 @@
-"""What a processor makes of one picture: the tokens that stand for it, and the tower's inputs."""
+"""What a processor makes of pictures: the tokens that stand for them, and the tower's inputs."""
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -49,8 +49,8 @@ def image_mark(processor: Any) -> str:
     return mark
 
 
-def expand(processor: Any, image: Image) -> PromptImage:
-    """A picture as the processor has it, alone.
+def expand(processor: Any, pictures: Sequence[Image]) -> PromptImage:
+    """Pictures as the processor has them, without words.
 
     Raises ModelError when the processor's way with its tokenizer is not known, and
     ServeError(INVALID_ARGUMENT, field="messages") for a picture of a shape that it refuses.
@@ -61,8 +61,8 @@ def expand(processor: Any, image: Image) -> PromptImage:
     recording.tokenizer = recorder
     with shapes_refused():
         features = recording(
-            text=[image_mark(processor)],
-            images=[[image.pixels]],
+            text=[image_mark(processor) * len(pictures)],
+            images=[[picture.pixels for picture in pictures]],
             # Said rather than guessed: a picture three pixels high looks like three channels.
             input_data_format=ChannelDimension.LAST,
             return_tensors="np",
@@ -70,4 +70,4 @@ def expand(processor: Any, image: Image) -> PromptImage:
     if len(recorder.text) != 1:
         raise ModelError("the processor does not tokenize one text for one conversation")
     inputs = {name: np.asarray(v) for name, v in features.items() if name not in TEXTUAL}
-    return PromptImage(image.sha256, recorder.text[0], inputs)
+    return PromptImage(pictures[0].sha256, recorder.text[0], inputs)

@@ -9,7 +9,7 @@ from transformers.image_utils import ChannelDimension
 from vlserve.models.base import ModelAdapter
 from vlserve.models.chat import Special
 from vlserve.models.expansion import shapes_refused
-from vlserve.models.prompt import PromptImage
+from vlserve.models.prompt import Arrays, PromptImage
 from vlserve.types import Image
 
 
@@ -22,15 +22,18 @@ class Idefics2(ModelAdapter):
 
     def prompt_image(self, picture: Image) -> PromptImage:
         """The tower's inputs; the tokens do not depend on the picture."""
+        return PromptImage(picture.sha256, self._image.text, self.joint_inputs([picture]))
+
+    def joint_inputs(self, pictures: Sequence[Image]) -> Arrays:
+        """As its image processor has them, padded to the same size."""
         # Said rather than guessed: a picture three pixels high looks like three channels.
         with shapes_refused():
             features = self.processor.image_processor(
-                [[picture.pixels]],
+                [[picture.pixels for picture in pictures]],
                 input_data_format=ChannelDimension.LAST,
                 return_tensors="np",
             )
-        inputs = {name: np.asarray(value) for name, value in features.items()}
-        return PromptImage(picture.sha256, self._image.text, inputs)
+        return {name: np.asarray(value) for name, value in features.items()}
 
     def token_ids(self, pieces: Sequence[Special | str]) -> list[int]:
         """The ids that `Idefics2Processor` makes of the same conversation."""

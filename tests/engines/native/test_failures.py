@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tests.asked import request
-from tests.engines.collect import answer, running
+from tests.engines.collect import answer, runner_of, running
 from vlserve.engines.base import Engine
 from vlserve.engines.native.batch import Batch
 from vlserve.errors import Code, ServeError
@@ -72,7 +72,7 @@ async def test_a_step_that_breaks_is_said_to_all_in_it_and_the_engine_goes_on(
 ) -> None:
     async with running(tiny_folder) as engine:
         alone = [(await answer(engine, each)).token_ids for each in REQUESTS]
-        forward = engine._runner.forward
+        forward = runner_of(engine).forward
         broken_steps = 0
 
         def breaks(batch: Batch) -> torch.Tensor:
@@ -82,7 +82,7 @@ async def test_a_step_that_breaks_is_said_to_all_in_it_and_the_engine_goes_on(
                 raise RuntimeError("secret")
             return forward(batch)
 
-        engine._runner.forward = breaks  # type: ignore[method-assign]
+        runner_of(engine).forward = breaks  # type: ignore[method-assign]
         outcomes = await together(engine)
         assert broken_steps == 1
         assert all(map(internal, outcomes))

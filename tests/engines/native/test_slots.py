@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.asked import request
-from tests.engines.collect import answer, running
+from tests.engines.collect import answer, runner_of, running
 from vlserve.engines.native.slots import Slots
 from vlserve.types import SamplingParams
 
@@ -58,7 +58,7 @@ async def test_poisoned_free_slots_change_nothing(tiny_folder: Path) -> None:
     asked = request(random.Random(4), "r", sampling=SamplingParams(max_tokens=30))
     async with running(tiny_folder) as engine:
         clean = await answer(engine, asked)
-        cache = engine._runner.cache
+        cache = runner_of(engine).cache
         for tensor in (*cache.keys, *cache.values):
             assert not tensor.any(), "a slot that was let go is zero"
             tensor[1:].fill_(math.nan)
@@ -72,7 +72,7 @@ async def test_what_a_dead_request_left_does_not_reach_the_next(tiny_folder: Pat
         stream = engine.generate(asked)
         for _ in range(5):
             await anext(stream)
-        cache = engine._runner.cache
+        cache = runner_of(engine).cache
         length = clean.usage.prompt_tokens + 5
         for tensor in (*cache.keys, *cache.values):
             tensor[0, :, :length].fill_(math.nan)

@@ -21,7 +21,7 @@ from rich.progress import track
 from rich.table import Table
 
 from tests.asked import QUESTIONS, request
-from tests.engines.collect import Answer, answer, recorded_logits, running
+from tests.engines.collect import Answer, answer, recorded_logits, runner_of, running
 from tests.families import FAMILIES, MEDIUM, write_family
 from tests.oracle import Oracle
 from vlserve.engines.native import scheduler
@@ -30,7 +30,7 @@ from vlserve.engines.native.memory import SlotMemory
 from vlserve.engines.native.pages import PAGE, num_pages
 from vlserve.engines.native.scheduler import Scheduler
 from vlserve.engines.native.sequence import Sequence
-from vlserve.types import Message, Request, Role
+from vlserve.types import Image, Message, Request, Role
 
 NUM_SLOTS = 5
 RESULTS = Path("bench/results")
@@ -74,7 +74,10 @@ def requests(seed: str, count: int) -> list[Request]:
         asked = request(rng, str(index))
         if index % 2:
             text = " ".join(rng.choices(QUESTIONS, k=12))
-            turns = (Message(Role.USER, (text,)), Message(Role.ASSISTANT, ("yes",)))
+            turns: tuple[Message[Image], ...] = (
+                Message(Role.USER, (text,)),
+                Message(Role.ASSISTANT, ("yes",)),
+            )
             rest = tuple(m for m in asked.messages if m.role is not Role.SYSTEM)
             asked = replace(asked, messages=turns + rest)
         made.append(asked)
@@ -92,7 +95,7 @@ class ShortMemory(SlotMemory):
 
 def empty_memory(engine: NativeEngine, kind: type[SlotMemory] = SlotMemory) -> Scheduler:
     """Nothing is known any more."""
-    cache = engine._runner.cache
+    cache = runner_of(engine).cache
     cache._kept.clear()
     engine._scheduler = Scheduler(cache.num_slots, kind(cache.num_pages, cache))
     return engine._scheduler

@@ -15,13 +15,14 @@ from vlserve.engines.base import RETRY_S, EngineInfo, Load
 from vlserve.engines.native.detokenizer import Detokenizer
 from vlserve.engines.native.encoder import Encoder
 from vlserve.engines.native.image_cache import ImageCache
-from vlserve.engines.native.memory import SlotMemory
-from vlserve.engines.native.pages import page_digests
+from vlserve.engines.native.memory import PagedMemory, SlotMemory
+from vlserve.engines.native.pages import num_pages, page_digests
 from vlserve.engines.native.runner import Runner
 from vlserve.engines.native.sampler import Sampler
 from vlserve.engines.native.scheduler import Plan, Scheduler
-from vlserve.engines.native.self_check import check_batching
+from vlserve.engines.native.self_check import NotBatchedError, check_batching
 from vlserve.engines.native.sequence import Sequence
+from vlserve.engines.native.serial import SerialRunner
 from vlserve.errors import Code, ServeError, invalid
 from vlserve.models.catalog import load as load_model
 from vlserve.models.errors import ModelError
@@ -125,7 +126,7 @@ class NativeEngine:
             return
         self._deliver(_begun(plan))
         try:
-            logits = self._runner.forward(self._runner.batch(plan))
+            logits = self._runner.run(plan)
             tokens = self._sampler.sample(logits, plan.sequences)
         except Exception:
             _log.exception("a step failed, and with it the requests that it ran")
@@ -234,13 +235,18 @@ class NativeEngine:
         if self._is_closed:
             raise _unavailable()
 
+        if not self._is_batched:
+            return self._adapter.prepare_whole(request.messages)
+
         def seen(picture: Image) -> PromptImage | None:
             return self._images.get(request.tenant, picture.sha256)
 
         return self._adapter.prepare(request.messages, seen)
 
     async def _see(self, request: Request, prompt: Prompt) -> None:
-        """Until every picture of a prompt has its features."""
+        """Until every picture of a prompt has its features, where it gets them before it runs."""
+        if not self._is_batched:
+            return
         assert self._encoder is not None  # noqa: S101 - made at the start
         self._num_preparing += 1
         try:
@@ -298,7 +304,7 @@ class NativeEngine:
             detokenizer=Detokenizer(self._adapter.tokenizer.decode, request.sampling.stop),
             outbox=asyncio.Queue(),
             tenant=request.tenant,
-            digests=page_digests(prompt, request.tenant),
+            digests=page_digests(prompt, request.tenant) if self._is_batched else (),
         )
 
     def _load_model(self) -> None:
@@ -308,15 +314,7 @@ class NativeEngine:
         parameters = list(self._adapter.model.parameters())
         num_parameters = sum(p.numel() for p in parameters)
         weight_bytes = sum(p.nbytes for p in parameters)
-        try:
-            self._runner = Runner(self._adapter, self._settings)
-        except ValueError as error:
-            raise ModelError(f"engine.cache_mib is too small: {error}") from error
-        with torch.inference_mode():
-            check_batching(self._adapter, self._runner)
-        cache = self._runner.cache
-        memory = SlotMemory(cache.num_pages, cache)
-        self._scheduler = Scheduler(cache.num_slots, memory)
+        cache_bytes = self._make_runner()
         self._sampler = Sampler(self._adapter.rules, device)
         self._info = EngineInfo(
             model=self._model.name or Path(self._model.path).resolve().name,
@@ -325,12 +323,38 @@ class NativeEngine:
             dtype=str(dtype).removeprefix("torch."),
             num_parameters=num_parameters,
             weight_bytes=weight_bytes,
-            cache_bytes=cache.num_bytes,
+            cache_bytes=cache_bytes,
             max_context_tokens=self._runner.max_context_tokens,
-            max_running=cache.num_slots,
-            is_batched=True,
+            max_running=self._scheduler.num_free_slots,
+            is_batched=self._is_batched,
         )
         self._publish_load()
+
+    def _make_runner(self) -> int:
+        """The runner and its scheduler; the bytes of its cache.
+
+        A model that the engine would answer for wrongly is served by its own forward pass.
+        """
+        try:
+            runner = Runner(self._adapter, self._settings)
+        except ValueError as error:
+            raise ModelError(f"engine.cache_mib is too small: {error}") from error
+        try:
+            with torch.inference_mode():
+                check_batching(self._adapter, runner)
+        except NotBatchedError as error:
+            _log.warning("this model cannot be batched, requests run one at a time: %s", error)
+            runner.close()
+            serial = SerialRunner(self._adapter)
+            self._runner: Runner | SerialRunner = serial
+            self._is_batched = False
+            self._scheduler = Scheduler(1, PagedMemory(num_pages(serial.max_context_tokens)))
+            return 0
+        cache = runner.cache
+        self._runner = runner
+        self._is_batched = True
+        self._scheduler = Scheduler(cache.num_slots, SlotMemory(cache.num_pages, cache))
+        return cache.num_bytes
 
 
 def _begun(plan: Plan) -> list[Outcome]:

@@ -70,6 +70,14 @@ class Runner:
         finally:
             self._adapter.text_config._attn_implementation = ATTENTION
 
+    def close(self) -> None:
+        """Give the model its own attention back."""
+        self._adapter.text_config._attn_implementation = self._plain_attention
+
+    def run(self, plan: Plan) -> torch.Tensor:
+        """`f32[num_sequences, vocab_size]`: the logits of each next token that the plan wants."""
+        return self.forward(self.batch(plan))
+
     def batch(self, plan: Plan) -> Batch:
         """The step's tensors."""
         options: Any = {"dtype": self._dtype, "device": self._device, "reaches": self._reaches}

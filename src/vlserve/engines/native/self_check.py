@@ -12,7 +12,6 @@ from vlserve.engines.native.runner import Runner
 from vlserve.engines.native.scheduler import Scheduler
 from vlserve.engines.native.sequence import Sequence
 from vlserve.models.base import ModelAdapter
-from vlserve.models.errors import ModelError
 from vlserve.models.prompt import Prompt
 from vlserve.types import Image, Message, Role, SamplingParams
 
@@ -21,28 +20,35 @@ NUM_TOKENS: Final = 6
 TOLERANCE: Final = {torch.float32: 1e-3, torch.float16: 5e-2, torch.bfloat16: 1e-1}
 
 
+class NotBatchedError(Exception):
+    """Says why a model cannot be batched."""
+
+
 def check_batching(adapter: ModelAdapter, runner: Runner) -> None:
     """Answer two short requests together, one about a picture, and compare their logits.
 
     Tokens are not compared: in half precision two equal ways may differ in the one that wins.
-    Raises ModelError where the engine computes something else than the model.
+    Raises NotBatchedError where the engine computes something else than the model.
     """
     noise = np.random.default_rng(0).integers(0, 256, (48, 64, 3), dtype=np.uint8)
     question = "What is in the picture?"
     contents: tuple[tuple[str | Image, ...], ...] = ((question,), (Image(noise, ""), question))
-    prompts = [adapter.prepare((Message(Role.USER, content),)) for content in contents]
+    asked = [(Message(Role.USER, content),) for content in contents]
+    prompts = [adapter.prepare(messages) for messages in asked]
     try:
         answers = _answers(adapter, runner, prompts)
     except (NotImplementedError, RuntimeError, TypeError, ValueError) as error:
-        raise ModelError(f"this model cannot be batched: {error}") from error
-    for prompt, (token_ids, logits) in zip(prompts, answers, strict=True):
+        raise NotBatchedError(str(error)) from error
+    for messages, (token_ids, logits) in zip(asked, answers, strict=True):
         with runner.plain_attention():
-            wanted = adapter.plain_logits(prompt, token_ids[:-1])[-NUM_TOKENS:].float()
+            whole = adapter.prepare_whole(messages)
+            output = adapter.forward(whole, token_ids[:-1], use_cache=False)
+        wanted = output.logits[0, -NUM_TOKENS:].float()
         difference = float((logits - wanted).abs().max() / wanted.abs().max())
         if not difference <= TOLERANCE[adapter.model.dtype]:
-            raise ModelError(
-                "this model cannot be batched: its logits differ from those of its own forward"
-                f" pass by {difference:.2g} of the largest"
+            raise NotBatchedError(
+                f"its logits differ from those of its own forward pass by {difference:.2g}"
+                " of the largest"
             )
 
 
