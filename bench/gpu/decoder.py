@@ -81,9 +81,7 @@ def page_attention(
     del attention_mask, others
     decoder, layer = page_step.decoder, module.layer_idx
     keys, values, kernels = decoder.keys[layer], decoder.values[layer], decoder.kernels
-    kernels.write(
-        key[0].transpose(0, 1), value[0].transpose(0, 1), keys, values, page_step.places
-    )
+    kernels.write(key[0].transpose(0, 1), value[0].transpose(0, 1), keys, values, page_step.places)
     decode = page_step.decode
     if decode is None:
         out = functional.scaled_dot_product_attention(
@@ -91,5 +89,13 @@ def page_attention(
         )
         return out.transpose(1, 2), None
     rows = query[0].transpose(0, 1)
-    table, lengths = decode.page_table, decode.lengths
-    return kernels.attend(rows, keys, values, table, lengths, scaling, sliding_window)[None], None
+    out = kernels.attend(
+        rows,
+        keys,
+        values,
+        decode.page_table,
+        decode.lengths,
+        scaling=scaling,
+        window=sliding_window,
+    )
+    return out.unsqueeze(0), None

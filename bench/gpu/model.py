@@ -70,7 +70,7 @@ TOY: dict[str, dict[str, Any]] = {
 }
 
 
-def make_config(sizes: dict[str, dict[str, Any]]) -> Idefics2Config:
+def make_config(sizes: dict[str, dict[str, Any]]) -> Any:
     """The configuration of an Idefics2 of these sizes."""
     return Idefics2Config(
         text_config=MistralConfig(
@@ -87,15 +87,22 @@ def make_config(sizes: dict[str, dict[str, Any]]) -> Idefics2Config:
     )
 
 
-def make_model(config: Idefics2Config, device: torch.device, dtype: torch.dtype) -> Any:
+def make_model(config: Any, device: torch.device, dtype: torch.dtype) -> Any:
     """The model, made on the device: 16.8 GB of bfloat16 for the 8B never lie on the host."""
     torch.manual_seed(0)
-    with torch.device(device):
-        model = Idefics2ForConditionalGeneration._from_config(config, dtype=dtype)
+    before = torch.get_default_dtype()
+    # Not every version of Transformers hands the dtype on to the parts of a model.
+    torch.set_default_dtype(dtype)
+    try:
+        with torch.device(device):
+            family: Any = Idefics2ForConditionalGeneration
+            model = family._from_config(config)
+    finally:
+        torch.set_default_dtype(before)
     return model.eval()
 
 
-def num_parameters(config: Idefics2Config) -> int:
+def num_parameters(config: Any) -> int:
     """Counted without making any."""
     with torch.device("meta"):
         model = Idefics2ForConditionalGeneration(config)

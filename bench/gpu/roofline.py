@@ -32,8 +32,8 @@ class DecodeBytes:
 def decode_bytes(config: Any, dtype: torch.dtype) -> DecodeBytes:
     """Counted from a Mistral's configuration."""
     hidden, layers = config.hidden_size, config.num_hidden_layers
-    attention = 2 * hidden * config.head_dim * (
-        config.num_attention_heads + config.num_key_value_heads
+    attention = (
+        2 * hidden * config.head_dim * (config.num_attention_heads + config.num_key_value_heads)
     )
     layer = attention + 3 * hidden * config.intermediate_size + 2 * hidden
     weights = layers * layer + hidden + config.vocab_size * hidden

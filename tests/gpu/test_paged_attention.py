@@ -7,6 +7,7 @@ import itertools
 import math
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 import torch
@@ -14,12 +15,17 @@ import torch
 from vlserve.engines.native import paged_attention as paged
 from vlserve.engines.native.paged_attention import PLAIN, TRITON, PagedKernels, choose_kernels
 
+try:
+    from vlserve.engines.native import paged_kernels
+except ImportError:
+    paged_kernels = None  # type: ignore[assignment]
+
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 PAGE_TOKENS = paged.PAGE_TOKENS
 # Rounding of one product of numbers of about 1, in the dtype of what comes out.
 TOLERANCE = {torch.float32: 1e-5, torch.float16: 4e-3, torch.bfloat16: 3e-2}
 needs_triton = pytest.mark.skipif(
-    paged.paged_kernels is None, reason="Triton is not installed, nor is its interpreter"
+    paged_kernels is None, reason="Triton is not installed, nor is its interpreter"
 )
 BOTH = [PLAIN, pytest.param(TRITON, marks=needs_triton)]
 # Said by the interpreter of Triton 3.6 with NumPy 2.3; with 2.4 it does not run.
@@ -70,8 +76,8 @@ class Case:
             self.values,
             self.table,
             self.lengths,
-            self.scaling,
-            window,
+            scaling=self.scaling,
+            window=window,
         )
 
     def naive(self, window: int | None = None) -> torch.Tensor:
@@ -127,7 +133,7 @@ def test_any_dtype_and_window(
 @pytest.mark.parametrize("num_splits", [1, 2, 3, 8])
 def test_rows_shared_out_to_any_number_of_programs(num_splits: int) -> None:
     case = Case(LENGTHS)
-    out = paged.paged_kernels.attend(
+    out = paged_kernels.attend(
         case.query,
         case.keys,
         case.values,
@@ -142,11 +148,11 @@ def test_rows_shared_out_to_any_number_of_programs(num_splits: int) -> None:
 
 @needs_triton
 def test_few_rows_are_shared_out_and_many_are_not() -> None:
-    splits = [paged.paged_kernels.count_splits(rows, 8, 1024, 132) for rows in (1, 8, 32, 64)]
+    splits = [paged_kernels.count_splits(rows, 8, 1024, 132) for rows in (1, 8, 32, 64)]
     assert splits == [32, 4, 1, 1]
     # No more programs than there are pages.
-    assert paged.paged_kernels.count_splits(1, 8, 13, 132) == 8
-    assert paged.paged_kernels.count_splits(1, 8, 1, 132) == 1
+    assert paged_kernels.count_splits(1, 8, 13, 132) == 8
+    assert paged_kernels.count_splits(1, 8, 1, 132) == 1
 
 
 @both_ways
@@ -193,7 +199,7 @@ def test_tokens_go_to_their_places(kernels: PagedKernels, places: list[int]) -> 
 
 
 def test_without_triton_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(paged, "paged_kernels", None)
+    monkeypatch.setattr("vlserve.engines.native.paged_attention.paged_kernels", None)
     case = Case([1])
     with pytest.raises(RuntimeError, match="Triton"):
         case.attend(TRITON)
@@ -227,13 +233,13 @@ def test_the_check_at_load_finds_wrong_numbers(
 ) -> None:
     arguments = (DEVICE, torch.float32, 4, 2, 64)
     paged._check_triton(*arguments)
-    right = paged.paged_kernels.attend
+    right = paged_kernels.attend
 
-    def wrong(*args: object, **kwargs: object) -> torch.Tensor:
-        return right(*args, **kwargs) + 1e-3  # type: ignore[arg-type]
+    def wrong(*args: Any, **kwargs: Any) -> torch.Tensor:
+        return right(*args, **kwargs) + 1e-3
 
-    monkeypatch.setattr(paged.paged_kernels, "attend", wrong)
-    with pytest.raises(RuntimeError, match="off by 0.001"):
+    monkeypatch.setattr(paged_kernels, "attend", wrong)
+    with pytest.raises(RuntimeError, match=r"off by 0\.001"):
         paged._check_triton(*arguments)
 
 

@@ -15,7 +15,7 @@ NUM_LATENTS, HIDDEN_SIZE = 8, 64
 
 @pytest.fixture(scope="module")
 def model(tiny_folder: Path) -> Any:
-    loaded = Idefics2ForConditionalGeneration.from_pretrained(
+    loaded: Any = Idefics2ForConditionalGeneration.from_pretrained(
         tiny_folder, attn_implementation="eager"
     )
     return loaded.eval().requires_grad_(False)

@@ -10,6 +10,7 @@ import torch
 from bench.gpu.decoder import PagedDecoder
 from bench.gpu.model import TOY, make_config, make_model
 from vlserve.engines.native.graphs import (
+    CudaRecorder,
     DecodeGraphs,
     DecodeInputs,
     DecodeOutputs,
@@ -19,7 +20,7 @@ from vlserve.engines.native.graphs import (
     bucket_of,
     buckets,
 )
-from vlserve.engines.native.paged_attention import PAGE_TOKENS, PLAIN
+from vlserve.engines.native.paged_attention import PAGE_TOKENS, PLAIN, choose_kernels
 
 CPU = torch.device("cpu")
 VOCAB_SIZE = 50
@@ -153,8 +154,8 @@ def test_replayed_steps_equal_the_model() -> None:
     plain = copy.deepcopy(model)
     decoder = PagedDecoder(model, PLAIN, num_pages=16)
     # Nobody's pages are poison.
-    for pages in (*decoder.keys, *decoder.values):
-        pages.fill_(math.nan)
+    for tensor in (*decoder.keys, *decoder.values):
+        tensor.fill_(math.nan)
     generator = torch.Generator().manual_seed(0)
     prompts = [torch.randint(3, 300, (n,), generator=generator) for n in (1, 31, 33, 64, 70)]
     pages = [[0], [3, 1], [2, 4], [9, 8, 7], [5, 6, 10]]
@@ -186,9 +187,6 @@ def test_replayed_steps_equal_the_model() -> None:
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_a_cuda_graph_equals_the_eager_step() -> None:
-    from vlserve.engines.native.graphs import CudaRecorder
-    from vlserve.engines.native.paged_attention import choose_kernels
-
     device, config = torch.device("cuda"), make_config(TOY)
     text = config.text_config
     kernels = choose_kernels(

@@ -7,7 +7,7 @@ input from buffers that stay where they are, and a batch is padded to the next r
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -103,11 +103,11 @@ class CudaRecorder:
 
     def __init__(self) -> None:
         self._pool = torch.cuda.graph_pool_handle()
-        self._copied = torch.cuda.Event()
+        self._copied: Any = torch.cuda.Event()  # type: ignore[no-untyped-call]
 
     def record(self, run: Recorded) -> Recorded:
         """Warm up on a side stream, as recording asks for, then record."""
-        stream = torch.cuda.Stream()
+        stream: Any = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
             for _ in range(NUM_WARM_UPS):

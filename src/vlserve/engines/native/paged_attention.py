@@ -34,6 +34,7 @@ def paged_attention(
     value_pages: torch.Tensor,
     page_table: torch.Tensor,
     lengths: torch.Tensor,
+    *,
     scaling: float,
     window: int | None,
 ) -> torch.Tensor:
@@ -90,6 +91,7 @@ def plain_paged_attention(
     value_pages: torch.Tensor,
     page_table: torch.Tensor,
     lengths: torch.Tensor,
+    *,
     scaling: float,
     window: int | None,
 ) -> torch.Tensor:
@@ -206,8 +208,10 @@ def _check_triton(
         for kernels in (TRITON, PLAIN):
             keys, values = pages.clone().unbind()
             kernels.write(key, value, keys, values, places)
-            arguments = (query, keys, values, table, lengths, head_dim**-0.5, window)
-            outputs.append((keys, values, kernels.attend(*arguments)))
+            out = kernels.attend(
+                query, keys, values, table, lengths, scaling=head_dim**-0.5, window=window
+            )
+            outputs.append((keys, values, out))
         for ours, plain in zip(*outputs, strict=True):
             difference = float((ours - plain).abs().max())
             if not difference <= TOLERANCE[dtype]:

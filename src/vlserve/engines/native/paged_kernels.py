@@ -4,8 +4,6 @@ Nothing here reads a number back from the device, and no grid depends on a lengt
 recorded in a CUDA graph and replayed when lengths, tables and places have changed.
 """
 
-from typing import Any
-
 import torch
 import triton
 import triton.language as tl
@@ -112,7 +110,7 @@ def write(
 
 
 def count_splits(num_rows: int, num_kv_heads: int, max_pages: int, num_processors: int) -> int:
-    """How many programs share a row's tokens: a power of two, 1 where rows alone fill the device."""
+    """How many programs share a row's tokens: a power of two, 1 where rows fill the device."""
     wanted = PROGRAMS_PER_PROCESSOR * num_processors / (num_rows * num_kv_heads)
     num_splits = 1
     while 2 * num_splits <= min(wanted, max_pages):
