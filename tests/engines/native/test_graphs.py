@@ -185,6 +185,27 @@ def test_replayed_steps_equal_the_model() -> None:
     assert largest < 1e-4
 
 
+def test_a_step_never_waits_for_the_device() -> None:
+    """Tensors of the meta device have no numbers to wait for: to read one fails."""
+    meta = torch.device("meta")
+    decoder = PagedDecoder(make_model(make_config(TOY), meta, torch.float32), PLAIN, num_pages=16)
+    inputs = DecodeInputs(
+        token_ids=torch.zeros(4, dtype=torch.long, device=meta),
+        positions=torch.zeros(1, 4, dtype=torch.long, device=meta),
+        page_table=torch.zeros(4, 5, dtype=torch.int32, device=meta),
+        lengths=torch.zeros(4, dtype=torch.int32, device=meta),
+        places=torch.zeros(4, dtype=torch.long, device=meta),
+    )
+    with torch.inference_mode():
+        logits = decoder.step(inputs)
+    assert logits.shape == (4, 320)
+    # The control: both ways of reading a number.
+    with pytest.raises(RuntimeError, match="meta"):
+        logits[0, 0].item()
+    with pytest.raises((RuntimeError, NotImplementedError), match="nonzero"):
+        logits[logits > 0]
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_a_cuda_graph_equals_the_eager_step() -> None:
     device, config = torch.device("cuda"), make_config(TOY)
