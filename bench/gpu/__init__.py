@@ -1,0 +1,1 @@
+"""Speed on one CUDA device, against the arithmetic of that device."""
