@@ -28,19 +28,24 @@ STALLED_S: Final = 120.0
 PAUSES_S: Final = (0.0, 0.5, 1.0, 2.0)
 # Times that a request may be running when the process dies: the first may be another's fault.
 MAX_TRIES: Final = 2
+# Deaths after which requests are sent one by one, each when the one before it is heard of:
+# something kills before it is known to run, and so it shows what.
+CAREFUL_DEATHS: Final = 2
 _TICK_S: Final = 0.25
 _log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True, eq=False)
 class _Ticket:
-    """A request that is not answered yet. `request` is kept while it may be sent again."""
+    """A request that is not answered yet. `request` is kept while it may be sent again; `heard`
+    is set from its first piece on, and when it is over."""
 
     key: int
     request: Request | None
     outbox: asyncio.Queue[Chunk | ServeError | None] = field(default_factory=asyncio.Queue)
     is_sent: bool = False
     is_begun: bool = False
+    heard: asyncio.Event = field(default_factory=asyncio.Event)
     num_tries: int = 0
 
 
@@ -122,6 +127,7 @@ class Supervisor:
                     raise item
                 yield item
         finally:
+            ticket.heard.set()
             if self._tickets.pop(ticket.key, None) and ticket.is_sent:
                 self._outbox.put_nowait(Cancel(ticket.key))
 
@@ -175,7 +181,7 @@ class Supervisor:
                     # Whoever has to be told is told before anything else is waited for.
                     told = self._interrupt()
                     how = await child.killed() if child else "it did not start"
-                    _log.error("the engine's process died (%s; %s): %s", reason, how, told)  # noqa: TRY400  # not ours to trace
+                    _log.error("the engine's process died (%s; %s): %s", reason, how, told)
                     child = None
             _log.critical("%d deaths without an answer: the engine is given up", self._num_deaths)
         finally:
@@ -208,6 +214,8 @@ class Supervisor:
                 except WireError:
                     _log.exception("a request failed before it ran")
                     self._refuse(item, ServeError(Code.INTERNAL, "the request failed"))
+                if self._num_deaths >= CAREFUL_DEATHS:
+                    await item.heard.wait()
             del item
 
     async def _receive(self, child: Child) -> None:
@@ -218,10 +226,12 @@ class Supervisor:
                 case Piece(key, chunk):
                     if ticket := self._tickets.get(key):
                         ticket.request = None
+                        ticket.heard.set()
                         ticket.outbox.put_nowait(chunk)
                 case Ended(key):
                     self._answered()
                     if ticket := self._tickets.pop(key, None):
+                        ticket.heard.set()
                         ticket.outbox.put_nowait(None)
                 case Begun(key):
                     if ticket := self._tickets.get(key):
@@ -254,6 +264,7 @@ class Supervisor:
 
     def _interrupt(self) -> str:
         """Tell whoever has to be told, put the others into the queue again, and count both."""
+        was_careful = self._num_deaths >= CAREFUL_DEATHS
         self._num_deaths += 1
         self._answering.clear()
         self._interrupted.set()
@@ -263,7 +274,7 @@ class Supervisor:
         self._outbox = asyncio.Queue()
         tickets = list(self._tickets.values())
         for ticket in tickets:
-            ticket.num_tries += ticket.is_begun
+            ticket.num_tries += ticket.is_begun or (was_careful and ticket.is_sent)
             if ticket.request is None:
                 self._refuse(ticket, self._unavailable())
             elif ticket.num_tries >= MAX_TRIES:
@@ -276,6 +287,7 @@ class Supervisor:
 
     def _refuse(self, ticket: _Ticket, error: ServeError) -> None:
         del self._tickets[ticket.key]
+        ticket.heard.set()
         ticket.outbox.put_nowait(error)
 
     def _refuse_all(self) -> None:
