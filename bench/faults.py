@@ -34,7 +34,7 @@ from vlserve.doors.grpc.pb import vision_pb2 as pb
 RESULTS = Path(__file__).parent / "results"
 TOLD_S = {signal.SIGKILL: 2.0, signal.SIGSTOP: 10.0}
 NOT_SERVING_S = 1.0  # after the death, which after SIGSTOP is when the last call was told
-SERVING_S = 30.0
+SERVING_S = 90.0  # to load a model on a machine that does other things as well
 NUM_CLIENTS = 32
 _POLL_S = 0.02
 _WORKER = b"engines."  # in the command line of the process behind the wall
@@ -49,6 +49,7 @@ class Call:
     num_ends: int = 0
     code: str = ""
     ended_s: float = 0.0
+    is_over: asyncio.Event = field(default_factory=asyncio.Event)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,8 +99,7 @@ class Crowd:
         os.kill(pid, number)
         not_serving_s, serving_s = await self._follow_health(struck_s)
         async with asyncio.timeout(SERVING_S):
-            while any(not call.ended_s for call in inside):
-                await asyncio.sleep(_POLL_S)
+            await asyncio.gather(*(call.is_over.wait() for call in inside))
         told = [call.ended_s - struck_s for call in inside if call.code == "UNAVAILABLE"]
         answered = [call for call in inside if not call.code]
         failed = [call for call in inside if call.code not in ("", "UNAVAILABLE")]
@@ -148,12 +148,11 @@ class Crowd:
             except grpc.aio.AioRpcError as error:
                 call.code = error.code().name
             call.ended_s = time.monotonic()
+            call.is_over.set()
             self._calls.discard(call)
 
     def _is_right(self, call: Call) -> bool:
         return call.num_ends == 1 and call.text == self._alone[call.wire.SerializeToString()]
-
-
 
 
 def worker_of(pid: int) -> int:
@@ -191,7 +190,7 @@ async def trials(
 
 def table(done: Sequence[Trial]) -> Table:
     """A row a trial, the worst last."""
-    columns = {
+    columns: dict[str, Callable[[Trial], object]] = {
         "signal": lambda t: t.signal,
         "told": lambda t: t.num_told,
         "last told, s": lambda t: f"{t.told_s:.2f}",
@@ -233,6 +232,12 @@ async def measure(options: argparse.Namespace) -> list[Trial]:
         await server.wait()
 
 
+def commit() -> str:
+    """The commit that was struck, marked when the files differ from it."""
+    run = ["git", "describe", "--always", "--dirty", "--exclude=*"]
+    return subprocess.run(run, check=True, capture_output=True, text=True).stdout.strip()  # noqa: S603
+
+
 def main() -> None:
     """Strike, print the table, write JSON; exit status 1 where a promise was broken."""
     parser = argparse.ArgumentParser(description=__doc__, prog="python -m bench.faults")
@@ -244,11 +249,10 @@ def main() -> None:
     options = parser.parse_args()
     done = asyncio.run(measure(options))
     num_held = sum(not trial.broken for trial in done)
-    describe = ["git", "describe", "--always", "--dirty", "--exclude=*"]
     facts = {
         "date": datetime.now().astimezone().isoformat(timespec="seconds"),
         "command": shlex.join(["python", "-m", "bench.faults", *sys.argv[1:]]),
-        "commit": subprocess.run(describe, check=True, capture_output=True, text=True).stdout.strip(),  # noqa: S603
+        "commit": commit(),
         "seed": options.seed,
         "cores": os.cpu_count(),
         "clients": NUM_CLIENTS,

@@ -107,8 +107,8 @@ async def test_requests_cross_as_they_are() -> None:
 async def test_every_message_crosses() -> None:
     info = EngineInfo("m", "native", "cpu", "float32", 1, 2, 3, 4, 5, is_batched=True)
     usage = Usage(5, 2, 3)
-    to_worker = [Start("{}", "{}"), Cancel(3)]
-    from_worker = [
+    to_worker: list[ToWorker] = [Start("{}", "{}"), Cancel(3)]
+    from_worker: list[FromWorker] = [
         Started(info),
         Failed("ModelError", "no"),
         Begun(1),
@@ -119,7 +119,8 @@ async def test_every_message_crosses() -> None:
         Refused(2, Code.UNAVAILABLE, "gone", None, 1.5),
         Beat(Load(1, 2, 3, 4), 0.5),
     ]
-    for incoming, messages in ((ToWorker, to_worker), (FromWorker, from_worker)):
+    both: list[tuple[Any, list[Any]]] = [(ToWorker, to_worker), (FromWorker, from_worker)]
+    for incoming, messages in both:
         with Ends(incoming) as ends:
             await ends.near.send(*messages)
             assert [await ends.far.receive() for _ in messages] == messages
@@ -228,7 +229,7 @@ async def test_half_a_message_is_the_end() -> None:
 
 async def test_what_cannot_cross_is_refused_and_the_next_goes() -> None:
     with Ends(ToWorker) as ends:
-        for text in ("\ud800", Image(np.zeros((2, 2, 3), np.uint16), "d")):  # type: ignore[arg-type]
+        for text in ("\ud800", Image(np.zeros((2, 2, 3), np.uint16), "d")):
             wrong = Request("r", (Message(Role.USER, (text,)),))
             with pytest.raises(WireError):
                 await ends.near.send(Submit(1, wrong))

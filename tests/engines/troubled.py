@@ -1,8 +1,8 @@
 """An engine's process that a test can make die: python -m tests.engines.troubled.
 
 It is echo with steps of 10 ms, and does what the last text of a request says as the request
-begins to run: "die", "hang" its loop, "stick" in a step, "babble" what is no message, or "break"
-for this request alone. "perish" dies before it begins.
+begins to run: "die", "hang" its loop, "stick" in a step, "babble" what is no message, "end" by
+itself, or "break" for this request alone. "perish" dies before it begins.
 """
 
 import asyncio
@@ -67,6 +67,9 @@ class TroubledEngine(EchoEngine):
             case "babble":
                 await asyncio.sleep(BEGIN_S)
                 os.write(int(sys.argv[1]), b"\x00\x00\x00\x05hello")
+            case "end":
+                await asyncio.sleep(BEGIN_S)
+                await self.close()
             case "break":
                 raise RuntimeError("secret")
 

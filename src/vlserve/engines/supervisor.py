@@ -184,6 +184,8 @@ class Supervisor:
                     _log.error("the engine's process died (%s; %s): %s", reason, how, told)
                     child = None
             _log.critical("%d deaths without an answer: the engine is given up", self._num_deaths)
+        except Exception:
+            _log.exception("the supervisor failed: the engine is given up")
         finally:
             self._refuse_all()
 

@@ -132,7 +132,7 @@ class Channel(Generic[Incoming]):
                 raise WireError(f"a message cannot cross: {type(error).__name__}") from error
             frames += _LENGTH.pack(len(body)) + body
             while self._leaving:
-                pixels = memoryview(self._leaving.pop(0)).cast("B")
+                pixels = self._leaving.pop(0).data.cast("B")
                 await self._write(frames)
                 await self._write(pixels)
                 frames = bytearray()
@@ -155,7 +155,7 @@ class Channel(Generic[Incoming]):
             raise WireError(f"{length} bytes are no message: {type(error).__name__}") from None
         arrays, self._coming = self._coming, []
         for array in arrays:
-            await self._read_into(memoryview(array).cast("B"))
+            await self._read_into(array.data.cast("B"))
             array.flags.writeable = False
         return message
 

@@ -14,6 +14,7 @@ import socket
 import sys
 import threading
 from contextlib import aclosing
+from functools import partial
 from typing import Final
 
 from vlserve.engines.base import BEGUN, Engine
@@ -76,10 +77,11 @@ class Worker:
             message = await self._channel.receive()
             match message:
                 case Submit(key, request):
-                    answering = self._answer(key, request)
-                    self._answers[key] = asyncio.create_task(answering)
+                    task = asyncio.create_task(self._answer(key, request))
+                    self._answers[key] = task
+                    task.add_done_callback(partial(self._forget, key))
                     # Nothing here keeps the pictures while the next message is waited for.
-                    del answering, request
+                    del request
                 case Cancel(key) if key in self._answers:
                     self._answers[key].cancel()
             del message
@@ -102,8 +104,9 @@ class Worker:
             self._outbox.put_nowait(
                 Refused(key, Code.INTERNAL, "the request failed", field=None, retry_after_s=None)
             )
-        finally:
-            del self._answers[key]
+
+    def _forget(self, key: int, task: asyncio.Task[None]) -> None:
+        del self._answers[key]
 
     async def _has_ended(self) -> bool:
         await asyncio.wait([self._ended], timeout=_END_S)
