@@ -82,7 +82,7 @@ async def begun(engine: Engine, num_running: int) -> None:
 
 def told(outcome: object, code: Code) -> bool:
     is_told = isinstance(outcome, ServeError) and outcome.code is code
-    return is_told and (code is not Code.UNAVAILABLE or outcome.retry_after_s is not None)  # type: ignore[union-attr, attr-defined]
+    return is_told and (code is not Code.UNAVAILABLE or outcome.retry_after_s is not None)  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize(

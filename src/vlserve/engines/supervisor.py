@@ -205,6 +205,13 @@ class Supervisor:
             await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _send(self, child: Child) -> None:
+        try:
+            await self._send_all(child)
+        except Lost:
+            # Whoever receives comes to the end as well, after what was still said before it.
+            await asyncio.Event().wait()
+
+    async def _send_all(self, child: Child) -> None:
         while True:
             item = await self._outbox.get()
             if isinstance(item, Cancel):
