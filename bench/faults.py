@@ -260,7 +260,7 @@ def main() -> None:
         "tried": len(done),
         "held": num_held,
     }
-    console = Console(highlight=False)
+    console = Console(highlight=False, width=110)
     console.print(table(done))
     for name, fact in facts.items():
         console.print(f"{name}: {fact}")
