@@ -162,7 +162,7 @@ async def test_fifty_megapixels_leave_the_loop_free(capsys: pytest.CaptureFixtur
     assert isinstance(got, Submit)
     assert same(got.request, sent.request)
     assert len(gaps_s) > 500
-    assert max(gaps_s) < 0.1
+    assert max(gaps_s) < took_s / 3
 
 
 class Canary:
