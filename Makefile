@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve ask test lint types proto bench model eval-model
+.PHONY: help setup serve ask test lint types proto bench faults model eval-model
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -41,6 +41,9 @@ proto: $(READY) ## generate the gRPC code from proto/
 
 bench: $(READY) ## the native engine against generate, one request after the other
 	$(BIN)/python -m bench.engine
+
+faults: $(READY) ## kill and freeze the engine's process under load (about ten minutes)
+	$(BIN)/python -m bench.faults
 
 model: $(READY) ## train the embedded model from nothing (about two hours on 2 cores)
 	$(BIN)/python -m training

@@ -15,7 +15,7 @@ from PIL import Image as PILImage
 from transformers import AutoModelForImageTextToText, AutoProcessor
 from transformers.generation.streamers import BaseStreamer
 
-from vlserve.engines.base import Engine
+from vlserve.engines.base import BEGUN, Engine
 from vlserve.types import Request
 
 
@@ -48,6 +48,8 @@ async def serve_native(
         token_ids: list[int] = []
         gap = now = 0.0
         async for chunk in engine.generate(requests[index]):
+            if chunk == BEGUN:
+                continue
             before, now = now, time.perf_counter() - start
             gap = max(gap, now - before) if first else 0.0
             first = first or now

@@ -6,7 +6,7 @@ import zlib
 from collections import deque
 from collections.abc import AsyncGenerator
 
-from vlserve.engines.base import RETRY_S, EngineInfo, Load
+from vlserve.engines.base import BEGUN, RETRY_S, EngineInfo, Load
 from vlserve.engines.stop_strings import StopStrings
 from vlserve.errors import Code, ServeError, invalid
 from vlserve.settings import EngineSettings, ModelSettings
@@ -73,6 +73,7 @@ class EchoEngine:
         stop = StopStrings(request.sampling.stop)
         await self._take_slot()
         try:
+            yield BEGUN
             for count, word in enumerate(words, 1):
                 await self._step()
                 text = stop.push(word)

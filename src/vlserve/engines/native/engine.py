@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from vlserve.engines.base import RETRY_S, EngineInfo, Load
+from vlserve.engines.base import BEGUN, RETRY_S, EngineInfo, Load
 from vlserve.engines.native.detokenizer import Detokenizer
 from vlserve.engines.native.encoder import Encoder
 from vlserve.engines.native.image_cache import ImageCache
@@ -358,11 +358,11 @@ class NativeEngine:
 
 
 def _begun(plan: Plan) -> list[Outcome]:
-    """An empty chunk for each whose first step this is."""
+    """BEGUN for each whose first step this is."""
     new = [prefill.sequence for prefill in plan.prefills if not prefill.sequence.has_begun]
     for sequence in new:
         sequence.has_begun = True
-    return [(sequence, Chunk("")) for sequence in new]
+    return [(sequence, BEGUN) for sequence in new]
 
 
 def _hand_out(outcomes: Iterable[Outcome]) -> None:
