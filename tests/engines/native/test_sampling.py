@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from tokenizers import Tokenizer, models
 
 from tests.asked import request
 from tests.engines.collect import answer, running
@@ -16,6 +17,7 @@ from tests.oracle import Oracle
 from vlserve.engines.native.detokenizer import Detokenizer
 from vlserve.engines.native.sampler import Sampler
 from vlserve.engines.native.sequence import Sequence
+from vlserve.engines.native.vocabulary import Vocabulary
 from vlserve.errors import Code, ServeError
 from vlserve.models.generation import GenerationRules
 from vlserve.models.prompt import Prompt
@@ -94,7 +96,8 @@ async def test_the_coldest_temperature_is_greedy(tiny_folder: Path) -> None:
 
 def adjusted(sampling: SamplingParams, token_ids: list[int]) -> list[float]:
     """What the logits 1, 2, 3, 4 of four tokens become after an answer; 3 is a stop token."""
-    sampler = Sampler(GenerationRules(frozenset([3])), torch.device("cpu"))
+    four = Vocabulary(Tokenizer(models.BPE()), 4, frozenset([3]))
+    sampler = Sampler(GenerationRules(frozenset([3])), torch.device("cpu"), four)
     sequence = Sequence(
         id="r",
         prompt=Prompt((0, 0)),

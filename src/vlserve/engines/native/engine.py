@@ -13,11 +13,13 @@ import torch
 
 from vlserve.engines.base import RETRY_S, EngineInfo, Load
 from vlserve.engines.native.detokenizer import Detokenizer
+from vlserve.engines.native.guide import Guides, Matcher
 from vlserve.engines.native.runner import Runner
 from vlserve.engines.native.sampler import Sampler
 from vlserve.engines.native.scheduler import Plan, Scheduler
 from vlserve.engines.native.self_check import check_batching
 from vlserve.engines.native.sequence import Sequence
+from vlserve.engines.native.vocabulary import Vocabulary
 from vlserve.errors import Code, ServeError, invalid
 from vlserve.models.base import PromptInputs
 from vlserve.models.catalog import load as load_model
@@ -62,6 +64,7 @@ class NativeEngine:
         """Load the model, then step. Raises ModelError for a folder that cannot be served."""
         self._loop = asyncio.get_running_loop()
         await asyncio.to_thread(self._load_model)
+        await self._guides.start()
         self._thread.start()
 
     @property
@@ -77,7 +80,8 @@ class NativeEngine:
 
     async def generate(self, request: Request) -> AsyncGenerator[Chunk, None]:
         """The answer to one request, a Chunk a token."""
-        sequence = self._sequence(request, await self._prepare(request))
+        matcher = await self._guided(request)
+        sequence = self._sequence(request, await self._prepare(request), matcher)
         # The pictures are in the prompt now.
         del request
         self._post(sequence)
@@ -101,6 +105,7 @@ class NativeEngine:
         self._preparers.shutdown(wait=False)
         if self._thread.is_alive():
             await asyncio.to_thread(self._thread.join)
+            await self._guides.close()
         self._ended.set()
 
     async def ended(self) -> None:
@@ -231,6 +236,13 @@ class NativeEngine:
         finally:
             self._num_preparing -= 1
 
+    async def _guided(self, request: Request) -> Matcher | None:
+        """Before the pictures are looked at: a guide that is refused should cost nothing more."""
+        if self._is_closed:
+            raise _unavailable()
+        guide = request.sampling.guide
+        return None if guide is None else await self._guides.matcher(guide)
+
     def _prepared(self, messages: tuple[Message[Image], ...]) -> Prompt:
         if self._is_closed:
             raise _unavailable()
@@ -254,7 +266,7 @@ class NativeEngine:
             if unknown:
                 raise invalid(name, f"{unknown[0]} is not one of {vocab_size} token ids")
 
-    def _sequence(self, request: Request, prompt: Prompt) -> Sequence:
+    def _sequence(self, request: Request, prompt: Prompt, matcher: Matcher | None) -> Sequence:
         num_left = self._info.max_context_tokens - len(prompt.token_ids)
         if num_left < 1:
             raise invalid(
@@ -270,8 +282,12 @@ class NativeEngine:
             stop_token_ids=self._adapter.rules.stop_token_ids.union(
                 request.sampling.stop_token_ids
             ),
-            detokenizer=Detokenizer(self._adapter.tokenizer.decode, request.sampling.stop),
+            detokenizer=Detokenizer(
+                self._adapter.tokenizer.decode if matcher is None else self._vocabulary.text,
+                request.sampling.stop,
+            ),
             outbox=asyncio.Queue(),
+            matcher=matcher,
         )
 
     def _load_model(self) -> None:
@@ -289,7 +305,12 @@ class NativeEngine:
             check_batching(self._adapter, self._runner)
         cache = self._runner.cache
         self._scheduler = Scheduler(cache.num_slots, cache.clear)
-        self._sampler = Sampler(self._adapter.rules, device)
+        rules = self._adapter.rules
+        self._vocabulary = Vocabulary(
+            self._adapter.tokenizer, self._adapter.text_config.vocab_size, rules.stop_token_ids
+        )
+        self._guides = Guides(self._vocabulary, self._preparers)
+        self._sampler = Sampler(rules, device, self._vocabulary)
         self._info = EngineInfo(
             model=self._model.name or Path(self._model.path).resolve().name,
             engine="native",

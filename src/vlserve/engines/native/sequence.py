@@ -4,9 +4,10 @@ import asyncio
 from dataclasses import dataclass, field
 
 from vlserve.engines.native.detokenizer import Detokenizer
+from vlserve.engines.native.guide import Matcher
 from vlserve.errors import ServeError
 from vlserve.models.prompt import Prompt
-from vlserve.types import Chunk, FinishReason, SamplingParams, Usage
+from vlserve.types import Chunk, FinishReason, SamplingParams, TokenLogprob, Usage
 
 
 @dataclass(eq=False, slots=True, weakref_slot=True)
@@ -15,7 +16,8 @@ class Sequence:
 
     `max_new_tokens` is what the request and the model's context allow. `slot` is the row of the
     KV cache it owns while it runs. `position_shift` is what lies between the number of tokens
-    before a token of the answer and its rotary position.
+    before a token of the answer and its rotary position. `matcher` holds the answer to its guide;
+    `logprobs` are those of the token that comes next, where they are asked for.
     """
 
     id: str
@@ -28,6 +30,8 @@ class Sequence:
     token_ids: list[int] = field(default_factory=list)
     slot: int | None = None
     position_shift: int = 0
+    matcher: Matcher | None = None
+    logprobs: tuple[TokenLogprob, ...] = ()
 
     @property
     def num_tokens(self) -> int:
@@ -40,14 +44,16 @@ class Sequence:
         text = self.detokenizer.push(token_id)
         finish = self._finish_reason(token_id)
         if finish is None:
-            return Chunk(text, (token_id,))
+            return Chunk(text, (token_id,), logprobs=self.logprobs)
         text += self.detokenizer.finish()
         if self.detokenizer.is_stopped:
             finish = FinishReason.STOP
-        return Chunk(text, (token_id,), finish, self._usage())
+        return Chunk(text, (token_id,), finish, self._usage(), logprobs=self.logprobs)
 
     def _finish_reason(self, token_id: int) -> FinishReason | None:
         if self.detokenizer.is_stopped or token_id in self.stop_token_ids:
+            return FinishReason.STOP
+        if self.matcher is not None and self.matcher.is_finished:
             return FinishReason.STOP
         if len(self.token_ids) >= self.max_new_tokens:
             return FinishReason.LENGTH
