@@ -153,10 +153,11 @@ class Service:
         """The answer, piece by piece, the last piece with a finish reason; of several answers
         the pieces as they come, each with its answer's `index`, and a last piece for each.
 
-        Each answer takes a place of its own, all of them at once or none. `timeout_s` is the caller's deadline; the limit's own holds as well. Closing the iterator
-        at any time ends the work. Raises ServeError: NOT_FOUND for a model that is not served,
-        INVALID_ARGUMENT naming the field, OVERLOADED with a time to come again,
-        DEADLINE_EXCEEDED, UNAVAILABLE while starting or draining, or what the engine raises.
+        Each answer takes a place of its own, all of them at once or none. `timeout_s` is the
+        caller's deadline; the limit's own holds as well. Closing the iterator at any time ends
+        the work. Raises ServeError: NOT_FOUND for a model that is not served, INVALID_ARGUMENT
+        naming the field, OVERLOADED with a time to come again, DEADLINE_EXCEEDED, UNAVAILABLE
+        while starting or draining, or what the engine raises.
         """
         limit_s = self._limits.timeout_s
         deadline_s = asyncio.get_running_loop().time() + (

@@ -4,7 +4,6 @@ import random
 import re
 from typing import Final
 
-import numpy as np
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 
 # Of one step of one answer, which everybody waits for: about 10 ms and 50 MB.
@@ -23,6 +22,12 @@ _JSON: Final = {
     "lenient": False,
     "coerce_one_of": False,
 }
+
+
+def trie(tokenizer: str, size: int, stop_token_ids: list[int]) -> LLTokenizer:
+    """The tokens of a tokenizer's JSON, `size` of them in all. Where the model has no stop token,
+    the library's guess ends a guided answer. Raises ValueError where bytes cannot be told."""
+    return LLTokenizer(tokenizer, n_vocab=size, eos_token=stop_token_ids or None)
 
 
 def json_grammar(schema: str) -> str:
@@ -55,13 +60,13 @@ def trial(vocabulary: LLTokenizer, grammar: str) -> str:
     for _ in range(TRIAL_STEPS):
         if walker.is_stopped():
             break
-        bits = np.frombuffer(walker.compute_bitmask(), np.uint8)
-        allowed = np.flatnonzero(np.unpackbits(bits, bitorder="little"))
-        going_on = np.setdiff1d(allowed, vocabulary.eos_tokens)
-        if not going_on.size:
+        allowed = bytearray(walker.compute_bitmask())
+        for token_id in vocabulary.eos_tokens:
+            allowed[token_id // 8] &= ~(1 << token_id % 8)
+        if not any(allowed):
             break
-        walker.consume_token(int(rng.choice(going_on)))
-    if walker.stop_reason() == "NoExtensionBias":
+        walker.consume_token(_some_bit(allowed, rng.randrange(len(allowed))))
+    if walker.get_error().startswith("NoExtension"):
         return "no answer fits it"
     return reason(walker.get_error()) if walker.is_error() else ""
 
@@ -72,6 +77,12 @@ def reason(error: str) -> str:
         return "cannot be followed"
     said = re.split(r"\(in regex\): |\nerror: ", error)[-1].split("\n")[0]
     return "".join(filter(str.isprintable, said))[:MAX_REASON_CHARACTERS] or "cannot be followed"
+
+
+def _some_bit(bits: bytearray, start: int) -> int:
+    """A bit that is set, the first from byte `start` on or else from the beginning."""
+    rest = bits[start:].lstrip(b"\0") or bits.lstrip(b"\0")
+    return 8 * (len(bits) - len(rest)) + (rest[0] & -rest[0]).bit_length() - 1
 
 
 def _escaped(character: str) -> str:

@@ -68,7 +68,7 @@ class GuideCheck:
                     reason = await answer
             except TimeoutError:
                 _log.exception("the guide worker does not answer: it is killed")
-                _kill(self._worker)
+                await self._kill()
                 raise ServeError(Code.INTERNAL, "the request failed") from None
             finally:
                 del self._waiting[number]
@@ -79,9 +79,13 @@ class GuideCheck:
         """End the worker; who still waits is told UNAVAILABLE."""
         self._is_closed = True
         async with self._starting:
-            if self._worker is not None and self._reader is not None:
-                _kill(self._worker)
-                await self._reader
+            await self._kill()
+
+    async def _kill(self) -> None:
+        if self._worker is not None and self._reader is not None:
+            if self._worker.returncode is None:
+                self._worker.kill()
+            await self._reader
 
     async def _read(self, worker: asyncio.subprocess.Process) -> None:
         assert worker.stdout is not None  # noqa: S101 - it is a pipe
@@ -102,11 +106,6 @@ class GuideCheck:
 def closed() -> ServeError:
     """What is said once the engine no longer answers."""
     return ServeError(Code.UNAVAILABLE, "the engine is closed", retry_after_s=RETRY_S)
-
-
-def _kill(worker: asyncio.subprocess.Process) -> None:
-    if worker.returncode is None:
-        worker.kill()
 
 
 def _line(value: object) -> bytes:

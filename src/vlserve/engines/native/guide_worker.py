@@ -10,13 +10,13 @@ import os
 import resource
 import signal
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
 from llguidance import LLTokenizer
 
-from vlserve.engines.native.grammar import trial
-from vlserve.engines.native.vocabulary import trie
+from vlserve.engines.native.grammar import trial, trie
 
 MAX_S: Final = 1.5
 MAX_BYTES: Final = 512 << 20
@@ -41,20 +41,26 @@ class Worker:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGCHLD})
 
     def bury(self, *_: object) -> None:
-        """Answer for those that ended without a word."""
-        while self._running:
-            pid, status = os.waitpid(-1, os.WNOHANG)
-            if pid == 0:
-                return
-            number = self._running.pop(pid)
-            if status != 0:
-                _answer(number, TOO_EXPENSIVE)
+        """Answer for those that ended without a word. May interrupt itself."""
+        with suppress(ChildProcessError):
+            while (ended := os.waitpid(-1, os.WNOHANG))[0]:
+                number = self._running.pop(ended[0])
+                if ended[1] != 0:
+                    _answer(number, TOO_EXPENSIVE)
+
+
+def bound(max_s: float, max_bytes: int) -> None:
+    """The kernel ends this process after `max_s`, and gives it at most `max_bytes` more."""
+    signal.setitimer(signal.ITIMER_REAL, max_s)
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (used + max_bytes, used + max_bytes))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
 def _try(vocabulary: LLTokenizer, number: int, grammar: str) -> None:
     status = 1
     try:
-        signal.setitimer(signal.ITIMER_REAL, MAX_S)
+        bound(MAX_S, MAX_BYTES)
         # What a library says as it dies is not for the server's log.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
         _answer(number, trial(vocabulary, grammar))
@@ -70,11 +76,8 @@ def _answer(number: int, reason: str) -> None:
 
 def main() -> None:
     """Serve until stdin ends."""
-    os.nice(10)  # running answers come first
+    os.nice(5)  # running answers come first
     worker = Worker(trie(*json.loads(sys.stdin.buffer.readline())))
-    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-    resource.setrlimit(resource.RLIMIT_AS, (used + MAX_BYTES, used + MAX_BYTES))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     signal.signal(signal.SIGCHLD, worker.bury)
     for line in sys.stdin.buffer:
         worker.start(*json.loads(line))

@@ -5,6 +5,8 @@ import logging
 from llguidance import LLTokenizer
 from tokenizers import Tokenizer
 
+from vlserve.engines.native.grammar import trie
+
 _log = logging.getLogger(__name__)
 
 
@@ -45,9 +47,3 @@ class Vocabulary:
         except ValueError:
             _log.warning("the tokenizer tells no bytes of its tokens: no answer can be guided")
             return None
-
-
-def trie(definition: str, size: int, stop_token_ids: list[int]) -> LLTokenizer:
-    """The tokens of a tokenizer's JSON in a tree. Where the model has no stop token, the
-    tokenizer's own guess ends a guided answer. Raises ValueError where bytes cannot be told."""
-    return LLTokenizer(definition, n_vocab=size, eos_token=stop_token_ids or None)
