@@ -9,6 +9,8 @@ from vlserve.types import Guide, GuideKind
 NAMES = ("a", "name", "colour", "größe", "x y", "id-7")
 WORDS = ("red", "blue", "naïve", "東京", 'a "quoted" one', "back\\slash", "")
 DEPTH = 10_000
+# Not \w, of which Python and Unicode think differently.
+ATOMS = ("a", "Z", "7", "[a-f]", r"[^\n]", r"\d", r"\.", "é", "[東京]", "[A-Z0-9_]", " ", "-", "/")
 
 
 def schema(rng: random.Random) -> dict[str, Any]:
@@ -97,7 +99,21 @@ def regex(rng: random.Random, depth: int = 2) -> str:
 
 
 def _piece(rng: random.Random, depth: int) -> str:
-    atoms = ["a", "Z", "7", "[a-f]", r"[^\n]", r"\d", r"\.", "é", "[東京]", "[A-Za-z0-9_]", " ", "-", "/"]
+    atoms = [
+        "a",
+        "Z",
+        "7",
+        "[a-f]",
+        r"[^\n]",
+        r"\d",
+        r"\.",
+        "é",
+        "[東京]",
+        "[A-Za-z0-9_]",
+        " ",
+        "-",
+        "/",
+    ]
     atom = rng.choice(atoms)
     if depth and rng.random() < 0.4:
         atom = "(" + "|".join(regex(rng, depth - 1) for _ in range(rng.randint(1, 3))) + ")"
@@ -157,7 +173,5 @@ def large_guides() -> dict[str, Guide]:
         "an enum of 5,000": Guide(
             GuideKind.JSON_SCHEMA, json.dumps({"enum": [f"word {i}" for i in range(5000)]})
         ),
-        "4,000 choices": Guide(
-            GuideKind.CHOICE, choices=tuple(f"choice {i}" for i in range(4000))
-        ),
+        "4,000 choices": Guide(GuideKind.CHOICE, choices=tuple(f"choice {i}" for i in range(4000))),
     }

@@ -227,16 +227,19 @@ def _single_answers(
 
 async def _merged(answers: Sequence[AsyncGenerator[Chunk]]) -> AsyncGenerator[Chunk]:
     """The chunks of all answers as they come. One that fails ends all, with its error."""
-    # One place: an answer that nobody reads waits, as it does alone.
-    chunks: asyncio.Queue[Chunk | Exception] = asyncio.Queue(maxsize=1)
+    chunks: asyncio.Queue[Chunk | Exception] = asyncio.Queue()
+    # One place for each, for an answer that nobody reads waits, as it does alone. One place for
+    # all would go to whoever comes at the right moment, and to the same one again and again.
+    places = [asyncio.Semaphore() for _ in answers]
 
     async def read(index: int, answer: AsyncGenerator[Chunk]) -> None:
         try:
             async with aclosing(answer):
                 async for chunk in answer:
-                    await chunks.put(replace(chunk, index=index))
+                    await places[index].acquire()
+                    chunks.put_nowait(replace(chunk, index=index))
         except Exception as error:
-            await chunks.put(error)
+            chunks.put_nowait(error)
 
     readers = [asyncio.create_task(read(i, answer)) for i, answer in enumerate(answers)]
     try:
@@ -246,6 +249,7 @@ async def _merged(answers: Sequence[AsyncGenerator[Chunk]]) -> AsyncGenerator[Ch
             if isinstance(chunk, Exception):
                 raise chunk
             num_left -= chunk.finish_reason is not None
+            places[chunk.index].release()
             yield chunk
     finally:
         for reader in readers:

@@ -26,7 +26,7 @@ from vlserve.types import FinishReason, Guide, GuideKind, Request, SamplingParam
 NUM_SCHEMAS = 200
 NUM_SCHEMAS_EMBEDDED = 40
 NUM_REGEXES = 100
-COLOURS = Guide(GuideKind.CHOICE, choices=("red", "redder", "a \"blue\"\n\tone/", "東京 😀", " x"))
+COLOURS = Guide(GuideKind.CHOICE, choices=("red", "redder", 'a "blue"\n\tone/', "東京 😀", " x"))
 
 
 def asked(i: int, guide: Guide | None, **sampling: object) -> Request:
@@ -173,7 +173,7 @@ async def test_any_stop_token_of_the_model_ends_where_the_grammar_may(
 async def test_the_guide_wins_over_min_tokens_and_biases(tmp_path: Path) -> None:
     folder = write_tiny_model(tmp_path / "model", eos=[2])
     guide = Guide(GuideKind.REGEX, "(ab|cd)?")
-    sampling = {"min_tokens": 50, "logit_bias": {2: -100.0} | {i: 100.0 for i in range(7, 12)}}
+    sampling = {"min_tokens": 50, "logit_bias": {2: -100.0} | dict.fromkeys(range(7, 12), 100.0)}
     async with running(folder) as engine:
         got = await answer(engine, asked(0, guide, **sampling))
         # The one token that may come is ruled out by the request itself: it comes all the same.
@@ -234,4 +234,3 @@ async def test_what_only_looks_too_expensive_is_answered(
             await answer(engine, asked(2 * i + 1, guide, max_tokens=40))
     with capsys.disabled():
         print(f"large guides: tried {len(guides)}, answered {len(guides)}")
-

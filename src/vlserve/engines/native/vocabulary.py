@@ -30,9 +30,9 @@ class Vocabulary:
         """The bytes of one token, a part of a character perhaps; a special token's name."""
         if token_id >= self._num_tokens:
             return b""
-        if self.trie is None:
-            return self._tokenizer.decode([token_id], skip_special_tokens=False).encode()
-        return self.trie.decode_bytes([token_id])
+        data = b"" if self.trie is None else self.trie.decode_bytes([token_id])
+        # The trie has its own use for the byte 255, which is in no text.
+        return data or self._tokenizer.decode([token_id], skip_special_tokens=False).encode()
 
     def text(self, token_ids: list[int]) -> str:
         """Tokens as the grammar reads them, special tokens left out. Unlike the tokenizer's own
