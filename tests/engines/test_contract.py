@@ -6,6 +6,7 @@ import random
 import re
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -129,7 +130,7 @@ async def test_a_prompt_that_never_fits_is_named(engine: Engine) -> None:
     "sampling", [{"guide": Guide(GuideKind.REGEX, "[ab]{3}")}, {"logprobs": 2}]
 )
 async def test_guides_and_logprobs_are_served_or_refused_by_name(
-    engine: Engine, sampling: dict[str, object]
+    engine: Engine, sampling: dict[str, Any]
 ) -> None:
     wanted = asked(max_tokens=5, **sampling)
     if engine.info.engine == "echo":

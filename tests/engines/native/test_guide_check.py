@@ -56,7 +56,8 @@ async def test_bad_guides_are_refused_by_name_while_a_stream_runs(
 
     async def stream() -> None:
         while not is_over.is_set():
-            token_ids, before = [], time.perf_counter()
+            token_ids: list[int] = []
+            before = time.perf_counter()
             async for chunk in engine.generate(steady):
                 now = time.perf_counter()
                 gaps.append(now - before)
@@ -186,6 +187,31 @@ async def test_a_good_guide_is_tried_once(
             engine._guides._known[Guide(GuideKind.REGEX, f"a{i}")] = None
             await engine._guides.matcher(guide)
         assert len(engine._guides._known) <= 256
+
+
+async def test_the_same_guide_many_times_at_once_is_tried_once(
+    tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    good, bad = Guide(GuideKind.REGEX, "[a-c]{3}"), Guide(GuideKind.REGEX, "[")
+    async with running(tiny_folder) as engine:
+        tried: list[str] = []
+        check = engine._guides._check.check
+
+        async def counted(source: str) -> None:
+            tried.append(source)
+            await check(source)
+
+        monkeypatch.setattr(engine._guides._check, "check", counted)
+        outcomes = await asyncio.gather(
+            *(engine._guides.matcher(guide) for guide in [good, bad] * 8), return_exceptions=True
+        )
+        leaver = asyncio.create_task(engine._guides.matcher(Guide(GuideKind.REGEX, "x")))
+        await asyncio.sleep(0)
+        leaver.cancel()
+        await engine._guides.matcher(Guide(GuideKind.REGEX, "x"))
+        assert not engine._guides._trials
+    assert len(tried) == 3
+    assert sum(isinstance(each, ServeError) for each in outcomes) == 8
 
 
 async def test_a_tokenizer_without_bytes_guides_nothing(

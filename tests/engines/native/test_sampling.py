@@ -60,7 +60,7 @@ async def test_several_answers_are_those_of_the_next_seeds(
 ) -> None:
     asked = request(random.Random(3), "r", sampling=SamplingParams(max_tokens=20))
     drawn = SamplingParams(max_tokens=20, temperature=1.2, seed=40, n=5)
-    messages = tuple(
+    messages: tuple[Message[Any], ...] = tuple(
         Message(m.role, tuple(part for part in m.content if isinstance(part, str)))
         for m in asked.messages
     )

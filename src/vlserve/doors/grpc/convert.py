@@ -243,7 +243,7 @@ def _guide(wire: pb.Sampling) -> Guide | None:
         case "regex":
             return Guide(GuideKind.REGEX, wire.regex)
         case "choice":
-            refuse_unknown(wire.choice, "guide")
+            refuse_unknown(wire.choice, "choice")
             return Guide(GuideKind.CHOICE, choices=tuple(wire.choice.texts))
         case _:
             return None

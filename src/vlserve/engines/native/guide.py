@@ -58,6 +58,7 @@ class Guides:
         self._preparers = preparers
         self._check = GuideCheck(vocabulary)
         self._known: OrderedDict[Guide, None] = OrderedDict()
+        self._trials: dict[Guide, asyncio.Task[None]] = {}
 
     async def start(self) -> None:
         """Warm the worker, where answers can be guided at all."""
@@ -74,15 +75,23 @@ class Guides:
         trie = self._vocabulary.trie
         if trie is None:
             raise invalid("guide", "this model's tokenizer does not allow one")
-        source = _grammar(guide)
+        loop = asyncio.get_running_loop()
+        source = await loop.run_in_executor(self._preparers, _grammar, guide)
+        await self._admit(guide, source)
+        return Matcher(await loop.run_in_executor(self._preparers, grammar.matcher, trie, source))
+
+    async def _admit(self, guide: Guide, source: str) -> None:
         if guide not in self._known:
-            await self._check.check(source)
+            # Answers to one request come with the same guide at once, and share the one trial.
+            trial = self._trials.get(guide)
+            if trial is None:
+                trial = self._trials[guide] = asyncio.create_task(self._check.check(source))
+                trial.add_done_callback(lambda _: self._trials.pop(guide))
+            await asyncio.shield(trial)
         self._known[guide] = None
         self._known.move_to_end(guide)
         if len(self._known) > MAX_KNOWN:
             self._known.popitem(last=False)
-        loop = asyncio.get_running_loop()
-        return Matcher(await loop.run_in_executor(self._preparers, grammar.matcher, trie, source))
 
 
 def _grammar(guide: Guide) -> str:

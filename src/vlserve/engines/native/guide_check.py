@@ -15,7 +15,7 @@ WORKER: Final = "vlserve.engines.native.guide_worker"
 # Each may have a processor to itself for as long as the worker lets it.
 MAX_AT_ONCE: Final = 2
 # The worker answers within its own bound or not at all.
-PATIENCE_S: Final = 5.0
+PATIENCE_S: Final = 10.0
 _log = logging.getLogger(__name__)
 
 
@@ -58,7 +58,7 @@ class GuideCheck:
         async with self._turns:
             await self.start()
             if self._is_closed or self._worker is None:
-                raise closed()
+                raise _closed()
             number = next(self._numbers)
             answer = self._waiting[number] = asyncio.get_running_loop().create_future()
             try:
@@ -100,11 +100,10 @@ class GuideCheck:
         for answer in self._waiting.values():
             if not answer.done():
                 failed = ServeError(Code.INTERNAL, "the request failed")
-                answer.set_exception(closed() if self._is_closed else failed)
+                answer.set_exception(_closed() if self._is_closed else failed)
 
 
-def closed() -> ServeError:
-    """What is said once the engine no longer answers."""
+def _closed() -> ServeError:
     return ServeError(Code.UNAVAILABLE, "the engine is closed", retry_after_s=RETRY_S)
 
 

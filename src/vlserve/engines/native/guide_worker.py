@@ -61,6 +61,7 @@ def _try(vocabulary: LLTokenizer, number: int, grammar: str) -> None:
     status = 1
     try:
         bound(MAX_S, MAX_BYTES)
+        os.nice(5)  # running answers come first
         # What a library says as it dies is not for the server's log.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
         _answer(number, trial(vocabulary, grammar))
@@ -76,7 +77,6 @@ def _answer(number: int, reason: str) -> None:
 
 def main() -> None:
     """Serve until stdin ends."""
-    os.nice(5)  # running answers come first
     worker = Worker(trie(*json.loads(sys.stdin.buffer.readline())))
     signal.signal(signal.SIGCHLD, worker.bury)
     for line in sys.stdin.buffer:
