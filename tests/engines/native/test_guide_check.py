@@ -187,6 +187,10 @@ async def test_a_good_guide_is_tried_once(
             engine._guides._known[Guide(GuideKind.REGEX, f"a{i}")] = None
             await engine._guides.matcher(guide)
         assert len(engine._guides._known) <= 256
+        worker = engine._guides._check._worker
+        assert worker is not None
+        assert worker.returncode is None
+    assert worker.returncode is not None
 
 
 async def test_the_same_guide_many_times_at_once_is_tried_once(
