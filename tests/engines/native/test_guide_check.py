@@ -193,6 +193,24 @@ async def test_a_good_guide_is_tried_once(
     assert worker.returncode is not None
 
 
+async def test_the_worker_ends_with_an_engine_whose_step_thread_died(
+    tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("threading.excepthook", lambda _: None)
+    async with running(tiny_folder) as engine:
+
+        def dies() -> None:
+            raise MemoryError
+
+        engine._scheduler.plan = dies  # type: ignore[assignment, method-assign]
+        with pytest.raises(ServeError):
+            await answer(engine, asked(Guide(GuideKind.REGEX, "a")))
+        await engine.ended()
+        worker = engine._guides._check._worker
+        assert worker is not None
+    assert worker.returncode is not None
+
+
 async def test_the_same_guide_many_times_at_once_is_tried_once(
     tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -105,6 +105,7 @@ class NativeEngine:
         self._preparers.shutdown(wait=False)
         if self._thread.is_alive():
             await asyncio.to_thread(self._thread.join)
+        if self._thread.ident is not None:  # it was started, and the guides before it
             await self._guides.close()
         self._ended.set()
 
