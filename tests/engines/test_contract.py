@@ -3,8 +3,10 @@
 import asyncio
 import contextlib
 import random
+import re
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import pytest_asyncio
@@ -18,7 +20,7 @@ from vlserve.engines.supervisor import Supervisor
 from vlserve.engines.worker import BEAT_S
 from vlserve.errors import Code, ServeError
 from vlserve.settings import EngineSettings, ModelSettings
-from vlserve.types import FinishReason, Message, Request, Role, SamplingParams
+from vlserve.types import FinishReason, Guide, GuideKind, Message, Request, Role, SamplingParams
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 MAX_RUNNING = 3
@@ -140,6 +142,24 @@ async def test_a_prompt_that_never_fits_is_named(engine: Engine) -> None:
     assert caught.value.code is Code.INVALID_ARGUMENT
     assert caught.value.field == "messages"
     assert engine.load().num_free_slots == MAX_RUNNING
+
+
+@pytest.mark.parametrize(
+    "sampling", [{"guide": Guide(GuideKind.REGEX, "[ab]{3}")}, {"logprobs": 2}]
+)
+async def test_guides_and_logprobs_are_served_or_refused_by_name(
+    engine: Engine, sampling: dict[str, Any]
+) -> None:
+    wanted = asked(max_tokens=5, **sampling)
+    if engine.info.engine == "echo":
+        with pytest.raises(ServeError) as caught:
+            await answer(engine, wanted)
+        assert caught.value.code is Code.INVALID_ARGUMENT
+        assert caught.value.field == next(iter(sampling))
+        return
+    got = await answer(engine, wanted)
+    assert re.fullmatch("[ab]{3}", got.text) or "guide" not in sampling
+    assert all(chunk.logprobs for chunk in got.chunks) == ("logprobs" in sampling)
 
 
 async def test_two_hundred_cancels_disturb_nobody(

@@ -49,7 +49,8 @@ class Engine(Protocol):
     empty one, as the request leaves the queue: whoever restarts an engine that dies tells by it
     what may have killed it from what only waited. Closing the iterator
     (or cancelling the task that reads it) drops the request before the engine's next step.
-    It raises ServeError(INVALID_ARGUMENT, field="messages") for a prompt that does not fit,
+    Before its first Chunk it raises ServeError(INVALID_ARGUMENT), with field "messages" for a
+    prompt that does not fit and "guide" for a guide that cannot be followed. It raises
     ServeError(UNAVAILABLE) when the engine closes or dies underneath, and
     ServeError(INTERNAL) when this one request failed; the others are not disturbed.
     """

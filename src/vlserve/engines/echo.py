@@ -56,7 +56,11 @@ class EchoEngine:
         )
 
     async def generate(self, request: Request) -> AsyncGenerator[Chunk, None]:
-        """The account, a Chunk a word."""
+        """The account, a Chunk a word. Raises ServeError(INVALID_ARGUMENT) for what only a model
+        can do."""
+        for name in ("guide", "logprobs"):
+            if getattr(request.sampling, name) is not None:
+                raise invalid(name, "is not served by the echo engine, which holds no model")
         image_tokens = sum(1 for message in request.messages for _ in message.pictures())
         account = "; ".join(_account(message) for message in request.messages)
         prompt_tokens = image_tokens + sum(

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from tokenizers import Tokenizer, models
 
 from tests.asked import request
 from tests.engines.collect import answer, running
@@ -16,10 +17,13 @@ from tests.oracle import Oracle
 from vlserve.engines.native.detokenizer import Detokenizer
 from vlserve.engines.native.sampler import Sampler
 from vlserve.engines.native.sequence import Sequence
+from vlserve.engines.native.vocabulary import Vocabulary
 from vlserve.errors import Code, ServeError
 from vlserve.models.generation import GenerationRules
 from vlserve.models.prompt import Prompt
-from vlserve.types import SamplingParams
+from vlserve.service import Service
+from vlserve.settings import LimitSettings
+from vlserve.types import ChatRequest, Message, Request, SamplingParams
 
 SAMPLINGS = [
     SamplingParams(max_tokens=20, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
@@ -49,6 +53,32 @@ async def test_seeded_answers_are_generates_alone_and_in_a_batch(
     assert alone == wanted
     with capsys.disabled():
         print(f"sampled answers tried {len(wanted)}, equal {len(wanted)}")
+
+
+async def test_several_answers_are_those_of_the_next_seeds(
+    tiny_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = request(random.Random(3), "r", sampling=SamplingParams(max_tokens=20))
+    drawn = SamplingParams(max_tokens=20, temperature=1.2, seed=40, n=5)
+    messages: tuple[Message[Any], ...] = tuple(
+        Message(m.role, tuple(part for part in m.content if isinstance(part, str)))
+        for m in asked.messages
+    )
+    async with running(tiny_folder, max_running=3) as engine:
+        service = Service(engine, LimitSettings())
+        service.open()
+        texts = [""] * 5
+        async for chunk in service.chat(ChatRequest(messages, drawn)):
+            texts[chunk.index] += chunk.text
+        single = [
+            (await answer(engine, Request("s", messages, replace(drawn, n=1, seed=40 + i)))).text
+            for i in range(5)
+        ]
+        service.close()
+    assert texts == single
+    assert len(set(texts)) > 1
+    with capsys.disabled():
+        print("answers of one request: tried 5, equal to those of seed + i 5")
 
 
 async def test_without_a_seed_answers_differ(tiny_folder: Path) -> None:
@@ -94,7 +124,8 @@ async def test_the_coldest_temperature_is_greedy(tiny_folder: Path) -> None:
 
 def adjusted(sampling: SamplingParams, token_ids: list[int]) -> list[float]:
     """What the logits 1, 2, 3, 4 of four tokens become after an answer; 3 is a stop token."""
-    sampler = Sampler(GenerationRules(frozenset([3])), torch.device("cpu"))
+    four = Vocabulary(Tokenizer(models.BPE()), 4, frozenset([3]))
+    sampler = Sampler(GenerationRules(frozenset([3])), torch.device("cpu"), four)
     sequence = Sequence(
         id="r",
         prompt=Prompt((0, 0)),
