@@ -23,7 +23,6 @@ from vlserve.types import (
     Message,
     Request,
     Role,
-    SamplingParams,
 )
 
 MIN_RETRY_S: Final = 0.1

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from vlserve.engines.base import Engine
+from vlserve.engines.base import BEGUN, Engine
 from vlserve.engines.native.engine import NativeEngine
 from vlserve.engines.native.runner import Runner
 from vlserve.engines.native.sequence import Sequence
@@ -28,7 +28,7 @@ class Answer:
 
 async def answer(engine: Engine, request: Request) -> Answer:
     """The whole answer; asserts that only the last chunk ends it."""
-    chunks = [chunk async for chunk in engine.generate(request)]
+    chunks = [chunk async for chunk in engine.generate(request) if chunk != BEGUN]
     last = chunks[-1]
     assert last.finish_reason is not None
     assert last.usage is not None
