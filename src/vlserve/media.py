@@ -44,6 +44,15 @@ _WHITE: Final = (255, 255, 255)
 warnings.filterwarnings("error", category=Pillow.DecompressionBombWarning)
 
 
+def num_pixels(ref: ImageRef) -> int:
+    """Width times height by a picture's header; 0 where it has none, which `load` will say."""
+    try:
+        with Pillow.open(io.BytesIO(ref.data), formats=FORMATS) as picture:
+            return picture.width * picture.height
+    except Exception:  # a broken file makes Pillow raise nearly anything
+        return 0
+
+
 def load(ref: ImageRef, max_pixels: int) -> Image:
     """Decode an untrusted picture of at most `max_pixels` (width times height) pixels.
 

@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import Final
 
 from vlserve import media
+from vlserve.budget import Budget
 from vlserve.engines.base import Engine, EngineInfo
 from vlserve.errors import Code, ServeError, invalid
 from vlserve.settings import LimitSettings
@@ -118,6 +119,7 @@ class Service:
         self._limits = limits
         self._queue: Queue | None = None
         self._is_draining = False
+        self._decoded = Budget(limits.max_decoded_pixels)
         self._decoders = ThreadPoolExecutor(_DECODERS, thread_name_prefix="decode")
 
     @property
@@ -173,14 +175,22 @@ class Service:
 
     async def _answer(self, request: ChatRequest) -> AsyncGenerator[Chunk]:
         # Nothing here keeps the decoded pictures: the engine lets them go once it has seen them.
-        answers = [
-            self._engine.generate(each)
-            for each in _single_answers(request, await self._loaded(request.messages))
-        ]
-        chunks = answers[0] if len(answers) == 1 else _merged(answers)
-        async with aclosing(chunks):
-            async for chunk in chunks:
-                yield chunk
+        async with self._decoded.share(await self._num_pixels(request)) as share:
+            answers = [
+                self._engine.generate(each)
+                for each in _single_answers(request, await self._loaded(request.messages))
+            ]
+            chunks = answers[0] if len(answers) == 1 else _merged(answers)
+            async with aclosing(chunks):
+                async for chunk in chunks:
+                    share.give_back()
+                    yield chunk
+
+    async def _num_pixels(self, request: ChatRequest) -> int:
+        loop = asyncio.get_running_loop()
+        refs = [ref for message in request.messages for ref in message.pictures()]
+        counts = (loop.run_in_executor(self._decoders, media.num_pixels, ref) for ref in refs)
+        return sum(await asyncio.gather(*counts))
 
     async def _loaded(self, messages: tuple[Message[ImageRef], ...]) -> tuple[Message[Image], ...]:
         """All pictures of a request decoded together, off the event loop."""

@@ -59,6 +59,8 @@ def test_every_import_of_the_package_is_a_stated_dependency() -> None:
         for name in top_level_imports(path):
             if name in sys.stdlib_module_names or name in {"vlserve", "grpc"}:
                 continue
+            if name == "triton":  # comes with torch where torch has CUDA; missing is allowed
+                continue
             assert canonicalize_name(provided.get(name, name)) in stated or any(
                 item.startswith("grpcio") and name.startswith("grpc_") for item in stated
             ), f"{path}: {name}"
