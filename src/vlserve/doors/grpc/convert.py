@@ -18,6 +18,7 @@ from vlserve.types import (
     Message,
     Role,
     SamplingParams,
+    Usage,
 )
 
 MAX_PARTS: Final = 2048
@@ -108,6 +109,17 @@ def response(chunk: Chunk, model: str) -> pb.VisionResponse:
         wire.usage.image_tokens = chunk.usage.image_tokens
         wire.usage.completion_tokens = chunk.usage.completion_tokens
     return wire
+
+
+def chunk(wire: pb.VisionResponse) -> Chunk:
+    """What a client makes of a piece: the other way round. Token ids do not travel."""
+    if not wire.HasField("usage"):
+        return Chunk(wire.text)
+    reasons = {wire_reason: reason for reason, wire_reason in _FINISH_REASONS.items()}
+    usage = Usage(
+        wire.usage.prompt_tokens, wire.usage.image_tokens, wire.usage.completion_tokens
+    )
+    return Chunk(wire.text, (), reasons.get(wire.finish_reason), usage)
 
 
 def model(info: EngineInfo) -> pb.Model:
