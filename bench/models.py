@@ -104,7 +104,8 @@ def _write_random(target: Path, shape: dict[str, dict[str, Any]]) -> None:
                 held = json.dumps(json.loads(held) | {"size": _size(edge)})
         (target / file.name).write_text(held)
     torch.manual_seed(0)
-    model: Any = AutoModelForImageTextToText.from_config(AutoConfig.from_pretrained(target))
+    made: Any = AutoModelForImageTextToText
+    model = made.from_config(AutoConfig.from_pretrained(target))
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for name, parameter in model.named_parameters():

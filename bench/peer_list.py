@@ -43,11 +43,10 @@ class Peer:
 
     @property
     def version(self) -> str:
-        """The installed package's version."""
-        try:
-            return version(self.package)
-        except PackageNotFoundError:
-            return ""
+        """The installed package's version, "" where it is not installed."""
+        if self.key == "llamacpp":
+            return llama_cpp.server_version()
+        return version(self.package) if not self.missing() else ""
 
 
 def _module(*arguments: str) -> Command:
@@ -150,7 +149,7 @@ PEERS: Final = {
             _module("bench.peer_servers.mistral_rs"), _door, _needs("mistralrs"),
         ),
         Peer(
-            "llamacpp", LLAMA, "llama-cpp-python",
+            "llamacpp", LLAMA, "",
             "llama-server, 32 slots, float32. The text decoder alone, as many prompt tokens and "
             "no picture: what vision costs everyone else it is spared",
             _llama_command, llama_cpp.token_target, _llama_missing,

@@ -17,7 +17,7 @@ from vlserve.bench.run import Limit, Run
 from vlserve.bench.workload import Workload
 
 START_S: Final = 180.0
-END_S: Final = 15.0
+END_S: Final = 5.0
 _POLL_S: Final = 0.25
 
 

@@ -1,6 +1,6 @@
 """Peers side by side, as tables for a terminal, a plot, and a page of the docs.
 
-    python -m bench.peer_report bench/results/peers-DATE.json docs/peers.md
+python -m bench.peer_report bench/results/peers-DATE.json docs/peers.md
 """
 
 import argparse
@@ -93,8 +93,11 @@ def rows(result: dict[str, Any], model: dict[str, Any]) -> list[list[str]]:
     """The table of a model: a head, then a row a peer, those that did not run as well."""
     loads = [closed(clients) for clients in result["facts"]["clients"]]
     table = [
-        ["peer", "version", "threads", *(f"tok/s, {load}" for load in loads)]
-        + ["p95 first token under arrivals, s", "tokens an answer", "answers as `generate`"]
+        [
+            *("peer", "version", "threads"),
+            *(f"tok/s, {load}" for load in loads),
+            *("p95 first token under arrivals, s", "tokens an answer", "answers as `generate`"),
+        ]
     ]
     for peer in model["peers"]:
         name = peer["name"]

@@ -132,8 +132,8 @@ class Session:
                 workload = self._workload()
                 limit = Limit(max(MIN_REQUESTS, options.requests_per_client * clients))
                 for running in self._turns(number):
-                    self._say(f"{running.peer.name}, {clients} clients")
                     load = peer_report.closed(clients)
+                    self._say(f"{running.peer.name}, {load}")
                     self._keep(await self._closed(running, load, workload, clients, limit))
                     self._progress.advance(bar)
 
@@ -245,10 +245,8 @@ def main() -> None:
     """Measure, print, write JSON and a plot. Ends with status 1 where a peer failed."""
     options = parse()
     console = Console()
-    measured = []
     with Progress(*Progress.get_default_columns(), TimeElapsedColumn(), console=console) as bar:
-        for model in options.model:
-            measured.append(asyncio.run(Session(options, model, bar).run()))
+        measured = [asyncio.run(Session(options, name, bar).run()) for name in options.model]
     result = {"facts": facts(options), "models": [as_json(one) for one in measured]}
     console.print(*peer_report.tables(result), sep="\n")
     options.out.mkdir(parents=True, exist_ok=True)

@@ -62,16 +62,15 @@ class Generator:
         # One for ever: each new thread would start a crew of its own for the arithmetic.
         self._thread = ThreadPoolExecutor(1, "generate")
 
-    def inputs(self, conversations: Sequence[list[dict[str, Any]]]) -> Any:
-        """The processor's tensors for conversations in OpenAI's form, padded on the left."""
-        texts, pictures = [], []
-        for conversation in conversations:
-            turns = [
-                {"role": turn["role"], "content": [_as_template(p) for p in turn["content"]]}
-                for turn in conversation
-            ]
-            texts.append(self.processor.apply_chat_template(turns, add_generation_prompt=True))
-            pictures.append([_picture(p) for t in conversation for p in t["content"] if _is(p)])
+    def inputs(
+        self, conversations: Sequence[list[dict[str, Any]]], pictures: Sequence[list[Image.Image]]
+    ) -> Any:
+        """The processor's tensors, padded on the left, of conversations in the chat template's
+        form and the pictures of each."""
+        texts = [
+            self.processor.apply_chat_template(turns, add_generation_prompt=True)
+            for turns in conversations
+        ]
         return self.processor(
             text=texts,
             images=pictures if any(pictures) else None,
@@ -79,16 +78,21 @@ class Generator:
             return_tensors="pt",
         )
 
+    def run(self, inputs: Any, max_tokens: int, streamer: BaseStreamer) -> torch.Tensor:
+        """`generate` in the caller's thread: int64[rows, prompt and answer]."""
+        with torch.inference_mode():
+            ids: torch.Tensor = self.model.generate(
+                **inputs, max_new_tokens=max_tokens, do_sample=False, streamer=streamer
+            )
+        return ids
+
     def steps(self, inputs: Any, max_tokens: int) -> Iterator[list[int]]:
         """A token for every row, again and again. Raises what `generate` raises."""
         streamer = Steps()
 
         def run() -> None:
             try:
-                with torch.inference_mode():
-                    self.model.generate(
-                        **inputs, max_new_tokens=max_tokens, do_sample=False, streamer=streamer
-                    )
+                self.run(inputs, max_tokens, streamer)
             finally:
                 streamer.end()
 
@@ -129,7 +133,7 @@ def collect(inbox: Inbox, num_rows: int, wait_s: float) -> list[Asked]:
 
 
 def _answer_batch(generator: Generator, batch: Sequence[Asked]) -> None:
-    inputs = generator.inputs([asked.body["messages"] for asked in batch])
+    inputs = generator.inputs(*as_template([asked.body["messages"] for asked in batch]))
     prompt_tokens = inputs["attention_mask"].sum(1).tolist()
     texts = [generator.detokenizer() for _ in batch]
     for count, step in enumerate(
@@ -146,12 +150,27 @@ def _answer_batch(generator: Generator, batch: Sequence[Asked]) -> None:
                 asked.outbox.put(Done(prompt_tokens[row], count))
 
 
-def _is(part: dict[str, Any]) -> bool:
-    return part["type"] == "image_url"
+def as_template(
+    conversations: Sequence[list[dict[str, Any]]],
+) -> tuple[list[list[dict[str, Any]]], list[list[Image.Image]]]:
+    """Conversations in OpenAI's form as the chat template wants them, and the pictures of each."""
+    turns = [
+        [{"role": turn["role"], "content": [_part(p) for p in turn["content"]]} for turn in asked]
+        for asked in conversations
+    ]
+    pictures = [
+        [_picture(part) for turn in asked for part in turn["content"] if _is_picture(part)]
+        for asked in conversations
+    ]
+    return turns, pictures
 
 
-def _as_template(part: dict[str, Any]) -> dict[str, Any]:
-    return {"type": "image"} if _is(part) else part
+def _is_picture(part: dict[str, Any]) -> bool:
+    return bool(part["type"] == "image_url")
+
+
+def _part(part: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "image"} if _is_picture(part) else part
 
 
 def _picture(part: dict[str, Any]) -> Image.Image:

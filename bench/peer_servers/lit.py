@@ -8,10 +8,10 @@ from typing import Any
 
 import litserve
 
-from bench.peer_servers.generate import Generator
+from bench.peer_servers.generate import Generator, as_template
 
 
-class GenerateAPI(litserve.LitAPI):  # type: ignore[misc]
+class GenerateAPI(litserve.LitAPI):
     """A batch is answered by one `generate`, and streamed step by step."""
 
     def __init__(self, folder: Path, **options: Any) -> None:
@@ -33,7 +33,7 @@ class GenerateAPI(litserve.LitAPI):  # type: ignore[misc]
 
     def predict(self, asked: list[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
         """For every row the new text and the tokens until now."""
-        inputs = self._generator.inputs([one["messages"] for one in asked])
+        inputs = self._generator.inputs(*as_template([one["messages"] for one in asked]))
         prompt_tokens = inputs["attention_mask"].sum(1).tolist()
         texts = [self._generator.detokenizer() for _ in asked]
         longest = max(one["max_tokens"] for one in asked)

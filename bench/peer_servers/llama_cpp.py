@@ -18,7 +18,7 @@ from transformers import AutoConfig, AutoTokenizer
 from vlserve.bench.targets import AskFailed
 from vlserve.types import ChatRequest, Chunk, FinishReason, Usage
 
-BUILT: Final = Path("build") / "bench" / "llama.cpp" / "bin" / "llama-server"
+BUILT: Final = Path("build") / "bench" / "llama.cpp"
 PREFIX: Final = "model.text_model."
 FAKE: Final = "<fake_token_around_image>"
 NAMES: Final = {
@@ -36,12 +36,19 @@ NAMES: Final = {
 
 def server_binary() -> str | None:
     """The server that `make bench-peers` built, or one on the path."""
-    return str(BUILT.resolve()) if BUILT.is_file() else shutil.which("llama-server")
+    built = BUILT / "bin" / "llama-server"
+    return str(built.resolve()) if built.is_file() else shutil.which("llama-server")
+
+
+def server_version() -> str:
+    """Which release of llama-cpp-python the server's sources came with, "" for another's."""
+    said = BUILT / "version.txt"
+    return f"llama-cpp-python {said.read_text().strip()}" if said.is_file() else ""
 
 
 def gguf_file(folder: Path, target: Path) -> Path:
     """The text decoder of the Idefics2 in `folder` as a GGUF file in float32. Made once."""
-    import gguf  # type: ignore[import-not-found,unused-ignore]  # noqa: PLC0415 - of the peers
+    import gguf  # noqa: PLC0415 - of the peers
     from safetensors.numpy import load_file  # noqa: PLC0415
 
     if target.is_file():
@@ -93,9 +100,9 @@ def _interleaved(weight: Any, num_heads: int) -> Any:
 
 
 def _add_words(writer: Any, folder: Path, vocab_size: int) -> None:
-    import gguf  # type: ignore[import-not-found,unused-ignore]  # noqa: PLC0415 - of the peers
+    import gguf  # noqa: PLC0415 - of the peers
 
-    tokenizer: Any = AutoTokenizer.from_pretrained(folder)  # type: ignore[no-untyped-call]
+    tokenizer: Any = AutoTokenizer.from_pretrained(folder)
     word_of = {number: word for word, number in tokenizer.get_vocab().items()}
     special = set(tokenizer.all_special_ids)
     kinds = gguf.TokenType
@@ -116,11 +123,11 @@ class TokenTarget:
 
     def __init__(self, client: openai.AsyncOpenAI, folder: Path) -> None:
         self._client = client
-        self._tokenizer: Any = AutoTokenizer.from_pretrained(folder)  # type: ignore[no-untyped-call]
+        self._tokenizer: Any = AutoTokenizer.from_pretrained(folder)
         config: Any = AutoConfig.from_pretrained(folder)
         self._image_id: int = config.image_token_id
         self._num_image_tokens: int = config.perceiver_config.resampler_n_latents
-        self._fake_id = int(self._tokenizer.convert_tokens_to_ids(FAKE))
+        self._fake_id: int = self._tokenizer.get_vocab()[FAKE]
 
     async def ask(self, request: ChatRequest) -> AsyncGenerator[Chunk]:
         """The answer as the server streams it."""
@@ -163,7 +170,9 @@ class TokenTarget:
             }
             for message in request.messages
         ]
-        text = self._tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
+        text = self._tokenizer.apply_chat_template(
+            turns, add_generation_prompt=True, tokenize=False
+        )
         ids: list[int] = []
         chance = np.random.default_rng(len(text))
         words = [i for i in range(len(self._tokenizer)) if i not in self._special()]

@@ -75,14 +75,14 @@ class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     asked: Inbox
 
-    def do_GET(self) -> None:  # noqa: N802  the library's name
+    def do_GET(self) -> None:
         if self.path != "/v1/models":
             self._whole(HTTPStatus.NOT_FOUND, {"error": {"message": "no such path"}})
             return
         model = {"id": MODEL, "object": "model", "created": 0, "owned_by": MODEL}
         self._whole(HTTPStatus.OK, {"object": "list", "data": [model]})
 
-    def do_POST(self) -> None:  # noqa: N802  the library's name
+    def do_POST(self) -> None:
         asked = Asked(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
         self.asked.put(asked)
         item = asked.outbox.get()

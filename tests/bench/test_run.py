@@ -1,5 +1,7 @@
 """A closed loop keeps so many in flight, an open loop waits for nobody, failures are counted."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 
@@ -22,7 +24,7 @@ async def test_a_closed_loop_keeps_so_many_in_flight(num_clients: int) -> None:
     # One is asked as soon as another is answered: never more, and never fewer until the end.
     assert max(target.running_at_begin) == num_clients == run.counts.most_running
     waves = [target.begun_s[i : i + num_clients] for i in range(0, 5 * num_clients, num_clients)]
-    assert all(b[0] - a[0] < 0.1 for a, b in zip(waves, waves[1:], strict=False))
+    assert all(b[0] - a[0] < 0.1 for a, b in pairwise(waves))
     assert target.num_running == 0
     print(f"{len(outcomes)} asked, {run.counts.most_running} in flight")
 

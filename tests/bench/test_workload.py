@@ -14,9 +14,7 @@ def pictures(request: ChatRequest) -> list[bytes]:
 
 
 def decoded(request: ChatRequest) -> list[Image]:
-    return [
-        media.load(ref, 10_000) for message in request.messages for ref in message.pictures()
-    ]
+    return [media.load(ref, 10_000) for message in request.messages for ref in message.pictures()]
 
 
 def test_a_seed_makes_the_same_requests() -> None:

@@ -58,8 +58,10 @@ def test_every_import_of_the_package_is_a_stated_dependency() -> None:
                 continue
             library = canonicalize_name(provided.get(name, name))
             is_optional = library in bench and "bench" in path.parts[-2:]
-            assert library in stated or is_optional or any(
-                item.startswith("grpcio") and name.startswith("grpc_") for item in stated
+            assert (
+                library in stated
+                or is_optional
+                or any(item.startswith("grpcio") and name.startswith("grpc_") for item in stated)
             ), f"{path}: {name}"
 
 

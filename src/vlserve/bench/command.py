@@ -8,7 +8,7 @@ import json
 import shlex
 import sys
 from contextlib import AbstractAsyncContextManager
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -20,10 +20,11 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 if TYPE_CHECKING:
-    from vlserve.bench.run import Counts, Limit, Outcome, Run
+    from vlserve.bench.run import Counts, Outcome, Run
     from vlserve.bench.targets import Target
     from vlserve.bench.workload import Workload
 
+DEFAULT_CLIENTS: Final = 8
 DEFAULT_REQUESTS: Final = 100
 DEFAULT_SIZE: Final = "640x480"
 NO_PICTURES: Final = "none"
@@ -33,13 +34,28 @@ _OUT: Final = Console(highlight=False, soft_wrap=True)
 _ERR: Final = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
+@dataclass(frozen=True, slots=True)
+class Load:
+    """How a run asks: `clients` or `rate`, and `num_requests` or `duration_s`; others are None."""
+
+    clients: int | None
+    rate: float | None
+    num_requests: int | None
+    duration_s: float | None
+    warmup: int
+    timeout_s: float
+
+
 def bench(
     endpoint: Annotated[
         str, typer.Argument(help="grpc://HOST:PORT or http(s)://HOST:PORT, /v1 added where no path")
     ],
     *,
     clients: Annotated[
-        int | None, typer.Option(min=1, help="Closed loop: so many, each waits for its answer. 8")
+        int | None,
+        typer.Option(
+            min=1, help=f"Closed loop: so many who wait for their answers. {DEFAULT_CLIENTS}"
+        ),
     ] = None,
     rate: Annotated[
         float | None, typer.Option(help="Open loop: Poisson arrivals a second that wait for none.")
@@ -97,23 +113,27 @@ def bench(
     need("matplotlib", "--plot", is_wanted=plot_file is not None)
     key = api_key_file.read_text().strip() if api_key_file else None
 
-    from vlserve.bench.run import Limit  # noqa: PLC0415
     from vlserve.bench.workload import Workload  # noqa: PLC0415
 
     workload = Workload(
         sizes, images, same_picture, prompt_words, max_tokens, ignore_eos, seed, model
     )
-    limit = Limit(None if duration else requests or DEFAULT_REQUESTS, duration)
-    opened = connected(endpoint, model, key)
-    load = {"rate": rate} if rate else {"clients": clients or 8}
-    outcomes, run = asyncio.run(_measured(opened, workload, limit, load, warmup, timeout))
+    load = Load(
+        clients=None if rate else clients or DEFAULT_CLIENTS,
+        rate=rate,
+        num_requests=None if duration else requests or DEFAULT_REQUESTS,
+        duration_s=duration,
+        warmup=warmup,
+        timeout_s=timeout,
+    )
+    outcomes, run = asyncio.run(_measured(connected(endpoint, model, key), workload, load))
     facts = {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": shlex.join(["vlserve", *sys.argv[1:]]),
         "vlserve": version("vlserve"),
         "endpoint": endpoint,
         "workload": asdict(workload),
-        "load": {**load, **asdict(limit), "warmup": warmup, "timeout_s": timeout},
+        "load": asdict(load),
     }
     _tell(outcomes, run, facts, json_file, plot_file)
 
@@ -139,36 +159,32 @@ def _tell(
 
 
 async def _measured(
-    opened: "AbstractAsyncContextManager[Target]",
-    workload: "Workload",
-    limit: "Limit",
-    load: dict[str, Any],
-    warmup: int,
-    timeout_s: float,
+    opened: "AbstractAsyncContextManager[Target]", workload: "Workload", load: Load
 ) -> "tuple[list[Outcome], Run]":
     from vlserve.bench.run import Limit, Run  # noqa: PLC0415
 
+    limit = Limit(load.num_requests, load.duration_s)
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
     async with opened as target:
         with Progress(*columns, console=_ERR, transient=True) as progress:
-            bar = progress.add_task("warming up", total=limit.num_requests or limit.duration_s)
+            bar = progress.add_task("warming up", total=load.num_requests or load.duration_s)
 
             def on_change(counts: "Counts") -> None:
-                done = counts.done if limit.num_requests else counts.seconds
+                done = counts.done if load.num_requests else counts.seconds
                 said = f"{counts.done} answered, {counts.running} running, {counts.failed} failed"
                 progress.update(bar, completed=done, description=said)
 
-            if warmup:
+            if load.warmup:
                 # Other requests than those that count, which no cache may have seen.
                 others = replace(workload, seed=workload.seed + OTHER_SEED)
-                first = Run(target, others, timeout_s)
-                for outcome in await first.closed_loop(1, Limit(num_requests=warmup)):
+                first = Run(target, others, load.timeout_s)
+                for outcome in await first.closed_loop(1, Limit(num_requests=load.warmup)):
                     if outcome.error is not None:
                         raise OSError(f"warming up: {outcome.error}: {outcome.message}")
-            run = Run(target, workload, timeout_s, on_change)
-            if "rate" in load:
-                return await run.open_loop(load["rate"], limit), run
-            return await run.closed_loop(load["clients"], limit), run
+            run = Run(target, workload, load.timeout_s, on_change)
+            if load.rate is not None:
+                return await run.open_loop(load.rate, limit), run
+            return await run.closed_loop(load.clients or DEFAULT_CLIENTS, limit), run
 
 
 def connected(

@@ -49,8 +49,8 @@ def spread(values: Sequence[float]) -> Spread | None:
     """None for an empty series. Percentiles are interpolated between neighbours."""
     if not values:
         return None
-    percentiles = np.percentile(values, (50, 90, 95, 99))
-    return Spread(float(np.mean(values)), *map(float, percentiles), max(values))
+    p50, p90, p95, p99 = map(float, np.percentile(values, (50, 90, 95, 99)))
+    return Spread(float(np.mean(values)), p50, p90, p95, p99, max(values))
 
 
 def report(outcomes: Sequence[Outcome], counts: Counts) -> Report:
@@ -77,9 +77,7 @@ def report(outcomes: Sequence[Outcome], counts: Counts) -> Report:
     )
 
 
-def as_json(
-    summary: Report, outcomes: Sequence[Outcome], facts: dict[str, Any]
-) -> dict[str, Any]:
+def as_json(summary: Report, outcomes: Sequence[Outcome], facts: dict[str, Any]) -> dict[str, Any]:
     """What `--json` writes: the facts, the figures, and a line a request."""
     return {
         "version": VERSION,

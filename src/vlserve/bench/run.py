@@ -1,4 +1,4 @@
-"""Two ways to ask: so many clients who each wait for their answer, or arrivals who wait for none."""
+"""Two ways to ask: so many clients who wait for their answers, or arrivals who wait for none."""
 
 import asyncio
 from collections.abc import Callable
@@ -174,7 +174,10 @@ class Run:
         texts: list[str] = []
         usage, finish, error, message = None, None, None, ""
         try:
-            async with asyncio.timeout(self._timeout_s), aclosing(self._target.ask(request)) as chunks:
+            async with (
+                asyncio.timeout(self._timeout_s),
+                aclosing(self._target.ask(request)) as chunks,
+            ):
                 async for chunk in chunks:
                     if chunk.text:
                         pieces_s.append(self._now_s())

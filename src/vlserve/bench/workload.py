@@ -43,7 +43,7 @@ class Workload:
         sampling = SamplingParams(
             max_tokens=self.max_tokens, min_tokens=self.max_tokens if self.ignore_eos else 0
         )
-        content = (*pictures, f"{words}?")
+        content: tuple[str | ImageRef, ...] = (*pictures, f"{words}?")
         return ChatRequest((Message(Role.USER, content),), sampling, self.model)
 
     def _images(self) -> int:

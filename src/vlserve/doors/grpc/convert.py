@@ -116,9 +116,7 @@ def chunk(wire: pb.VisionResponse) -> Chunk:
     if not wire.HasField("usage"):
         return Chunk(wire.text)
     reasons = {wire_reason: reason for reason, wire_reason in _FINISH_REASONS.items()}
-    usage = Usage(
-        wire.usage.prompt_tokens, wire.usage.image_tokens, wire.usage.completion_tokens
-    )
+    usage = Usage(wire.usage.prompt_tokens, wire.usage.image_tokens, wire.usage.completion_tokens)
     return Chunk(wire.text, (), reasons.get(wire.finish_reason), usage)
 
 
