@@ -165,16 +165,17 @@ def page(result: dict[str, Any], plot_file: str) -> str:
         "Made by `bench/peer_report.py` out of one run; [how it is measured](bench.md).",
         "",
         f"{held['date'][:10]}, commit {held['commit']}, {held['device']}. {held['rounds']} rounds, "
-        f"{held['requests_per_client']} requests a client, {held['max_tokens']} tokens an answer, "
-        f"one picture of {held['image']} in each.",
+        f"{held['max_tokens']} tokens an answer, one picture of {held['image']} in each request.",
         "",
         f"![Throughput and time to first token]({plot_file})",
     ]
     for model in result["models"]:
         rate = model["arrivals_per_s"]
+        each = held["requests_per_client"][model["model"]]
         lines += ["", f"## The {model['model']} model", "", *_markdown(rows(result, model))]
+        lines += ["", f"{each} requests a client in a closed loop."]
         if rate:
-            lines += ["", f"Arrivals: {rate:.2f} requests a second."]
+            lines[-1] += f" Arrivals: {held['arrivals']} requests, {rate:.2f} a second."
         lines += ["", *_markdown(goal_rows(model))]
         if model["curve"]:
             lines += ["", "vlserve alone:", "", *_markdown(curve_rows(model))]

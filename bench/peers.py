@@ -34,6 +34,8 @@ RESULTS: Final = Path(__file__).parent / "results"
 CURVE: Final = (1, 2, 4, 8, 16, 32, 64)
 TRIAL_CLIENTS: Final = 8
 MIN_REQUESTS: Final = 4
+# So many that a cell takes some seconds with the slowest.
+REQUESTS_PER_CLIENT: Final = {"embedded": 8, "small": 2}
 # How much faster than sequential `generate` can answer requests arrive, unless told.
 OVERLOAD: Final = 2.0
 # Two seeds further apart than any run has cells.
@@ -130,7 +132,7 @@ class Session:
         for number in range(options.rounds):
             for clients in options.clients:
                 workload = self._workload()
-                limit = Limit(max(MIN_REQUESTS, options.requests_per_client * clients))
+                limit = Limit(self._num_requests(clients))
                 for running in self._turns(number):
                     load = peer_report.closed(clients)
                     self._say(f"{running.peer.name}, {load}")
@@ -161,7 +163,7 @@ class Session:
             return
         bar = self._progress.add_task(f"{self.measured.model}: curve", total=len(CURVE))
         for clients in CURVE:
-            limit = Limit(max(MIN_REQUESTS, self._options.requests_per_client * clients))
+            limit = Limit(self._num_requests(clients))
             cell = await self._closed(running, f"{clients}", self._workload(), clients, limit)
             self.measured.curve.append(cell)
             self._progress.advance(bar)
@@ -190,6 +192,11 @@ class Session:
             ignore_eos=False,  # the models have no end
             seed=options.seed * SEED_STRIDE + self._num_cells,
         )
+
+    def _num_requests(self, clients: int) -> int:
+        """Of a closed loop."""
+        each = self._options.requests_per_client or REQUESTS_PER_CLIENT[self.measured.model]
+        return max(MIN_REQUESTS, each * clients)
 
     def _rate(self) -> float | None:
         """Arrivals a second that overload sequential `generate`, None where it was not measured."""
@@ -302,7 +309,10 @@ def facts(options: argparse.Namespace) -> dict[str, Any]:
         "device": f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores",
         "rounds": options.rounds,
         "clients": options.clients,
-        "requests_per_client": options.requests_per_client,
+        "requests_per_client": {
+            model: options.requests_per_client or REQUESTS_PER_CLIENT[model]
+            for model in options.model
+        },
         "max_tokens": options.max_tokens,
         "image": options.image,
         "arrivals": options.arrivals,
@@ -317,7 +327,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--peers", type=_names(PEERS), default=list(PEERS), help="a,b of all")
     parser.add_argument("--clients", type=_numbers, default=[1, 8, 32], help="closed loop: 1,8,32")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--requests-per-client", type=int, default=2)
+    parser.add_argument("--requests-per-client", type=int, help=f"{REQUESTS_PER_CLIENT}")
     parser.add_argument("--max-tokens", type=int, default=32, help="of every answer")
     parser.add_argument("--image", default="320x240", help="a fresh one in every request")
     parser.add_argument("--arrivals", type=int, default=32, help="open loop requests; 0: none")

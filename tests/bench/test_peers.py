@@ -58,9 +58,7 @@ def test_static_batches_answer_as_one_at_a_time(tiny: Path) -> None:
     generator = Generator(tiny)
     chance = np.random.default_rng(0)
     texts = ["what is it", "is there a small red square near the edge of the picture", "where"]
-    pictures = [
-        [Image.fromarray(chance.integers(0, 256, (40, 30, 3), np.uint8))] for _ in texts
-    ]
+    pictures = [[Image.fromarray(chance.integers(0, 256, (40, 30, 3), np.uint8))] for _ in texts]
 
     def answers(rows: list[int]) -> list[tuple[int, ...]]:
         inputs = generator.inputs([turn(texts[r]) for r in rows], [pictures[r] for r in rows])
@@ -166,7 +164,8 @@ def result() -> dict[str, Any]:
     }
     facts = {
         "date": "2026-01-02T03:04:05", "commit": "abc", "device": "2 cores", "rounds": 3,
-        "clients": [1, 32], "requests_per_client": 2, "max_tokens": 32, "image": "320x240",
+        "clients": [1, 32], "requests_per_client": {"tiny": 2}, "max_tokens": 32,
+        "image": "320x240", "arrivals": 32,
     }  # fmt: skip
     return {"facts": facts, "models": [model]}
 
