@@ -93,8 +93,15 @@ def _llama_command(folder: Path, port: int, threads: int) -> list[str]:
 
 def _vlserve_command(folder: Path, port: int, threads: int) -> list[str]:
     del threads
-    options = ["--model.path", str(folder), "--grpc.port", str(port)]
-    return [sys.executable, "-m", "vlserve", "serve", *options]
+    options = {
+        "--model.path": str(folder),
+        "--grpc.port": str(port),
+        # Memory for 32 running requests, as the others have it, and time for whoever waits.
+        "--engine.cache-mib": "2048",
+        "--limits.timeout-s": "600",
+    }
+    words = [word for pair in options.items() for word in pair]
+    return [sys.executable, "-m", "vlserve", "serve", *words]
 
 
 def _vlserve_target(port: int, folder: Path) -> AbstractAsyncContextManager[Target]:

@@ -200,8 +200,6 @@ def plot(result: dict[str, Any], target: Path) -> None:
                 speeds.plot(*zip(*points, strict=True), "o-", label=name, color=f"C{number}")
             waits.barh(name, first_token_p95(model, name) or 0.0, color=f"C{number}")
         speeds.set(title=model["model"], xlabel="clients", ylabel="output tokens/s", ylim=(0, None))
-        if speeds.lines:
-            speeds.legend(fontsize="small")
         waits.set(xlabel="p95 time to first token under arrivals, s")
         waits.invert_yaxis()
     figure.savefig(target, metadata={"Date": None})

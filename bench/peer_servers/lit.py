@@ -11,7 +11,7 @@ import litserve
 from bench.peer_servers.generate import Generator, as_template
 
 
-class GenerateAPI(litserve.LitAPI):
+class GenerateAPI(litserve.LitAPI):  # type: ignore[misc]
     """A batch is answered by one `generate`, and streamed step by step."""
 
     def __init__(self, folder: Path, **options: Any) -> None:
