@@ -16,16 +16,17 @@ from vlserve.types import ChatRequest, Chunk, FinishReason, Usage
 
 @dataclass
 class ScriptedTarget:
-    """Answers with `num_tokens` pieces, the first after `first_s`, then one each `step_s`."""
+    """Answers with `num_tokens` pieces, the first after `first_s`, then one each `step_s`; with a
+    `gate`, only when it is released."""
 
     num_tokens: int = 3
     first_s: float = 0.0
     step_s: float = 0.0
     fails: dict[int, AskFailed] = field(default_factory=dict)
     counts: bool = True
+    gate: asyncio.Semaphore | None = None
     asked: list[ChatRequest] = field(default_factory=list)
     begun_s: list[float] = field(default_factory=list)
-    running_at_begin: list[int] = field(default_factory=list)
     num_running: int = 0
 
     async def ask(self, request: ChatRequest) -> AsyncGenerator[Chunk]:
@@ -33,8 +34,9 @@ class ScriptedTarget:
         self.asked.append(request)
         self.begun_s.append(asyncio.get_running_loop().time())
         self.num_running += 1
-        self.running_at_begin.append(self.num_running)
         try:
+            if self.gate is not None:
+                await self.gate.acquire()
             await asyncio.sleep(self.first_s)
             if index in self.fails:
                 raise self.fails[index]
@@ -45,6 +47,12 @@ class ScriptedTarget:
             yield Chunk("", (), FinishReason.LENGTH, usage)
         finally:
             self.num_running -= 1
+
+    def release(self, number: int) -> None:
+        """Let so many go on."""
+        assert self.gate is not None
+        for _ in range(number):
+            self.gate.release()
 
 
 @dataclass(frozen=True)

@@ -59,7 +59,7 @@ def test_http_with_table_json_and_plot(tmp_path: Path) -> None:
     held = json.loads((tmp_path / "r.json").read_text())
     check_report(held)
     assert held["figures"]["output_tokens"] == 48
-    assert held["figures"]["ttft_s"]["p50"] == pytest.approx(0.05, abs=0.04)
+    assert 0.05 <= held["figures"]["ttft_s"]["p50"] < 0.5
     assert held["load"]["clients"] == 3
     assert held["workload"]["image_sizes"] == [[16, 16]]
     drawn = (tmp_path / "r.svg").read_text()

@@ -1,11 +1,12 @@
 """A closed loop keeps so many in flight, an open loop waits for nobody, failures are counted."""
 
-from itertools import pairwise
+import asyncio
 
 import numpy as np
 import pytest
 
 from tests.bench.servers import ScriptedTarget
+from tests.doors.grpc.live import until
 from vlserve.bench.report import report
 from vlserve.bench.run import Limit, Outcome, Run
 from vlserve.bench.targets import AskFailed
@@ -17,41 +18,53 @@ SMALL = Workload(image_sizes=((16, 16),))
 
 @pytest.mark.parametrize("num_clients", [1, 3, 8])
 async def test_a_closed_loop_keeps_so_many_in_flight(num_clients: int) -> None:
-    target = ScriptedTarget(first_s=0.01, step_s=0.002)
+    target = ScriptedTarget(gate=asyncio.Semaphore(0))
     run = Run(target, SMALL)
-    outcomes = await run.closed_loop(num_clients, Limit(num_requests=5 * num_clients))
-    assert [outcome.index for outcome in outcomes] == list(range(5 * num_clients))
-    # One is asked as soon as another is answered: never more, and never fewer until the end.
-    assert max(target.running_at_begin) == num_clients == run.counts.most_running
-    waves = [target.begun_s[i : i + num_clients] for i in range(0, 5 * num_clients, num_clients)]
-    assert all(b[0] - a[0] < 0.1 for a, b in pairwise(waves))
+    total = 5 * num_clients
+    loop = asyncio.create_task(run.closed_loop(num_clients, Limit(num_requests=total)))
+    for answered in range(total - num_clients + 1):
+        # One more is asked as soon as one is answered: never fewer under way, and never more.
+        await until(lambda asked=answered + num_clients: len(target.asked) == asked)  # type: ignore[misc]
+        await asyncio.sleep(0.005)
+        assert (len(target.asked), target.num_running) == (answered + num_clients, num_clients)
+        target.release(1)
+    target.release(num_clients)
+    outcomes = await loop
+    assert [outcome.index for outcome in outcomes] == list(range(total))
+    assert run.counts.most_running == num_clients
     assert target.num_running == 0
-    print(f"{len(outcomes)} asked, {run.counts.most_running} in flight")
+    print(f"{len(outcomes)} asked, {num_clients} in flight at each of {total - num_clients} ends")
 
 
 async def test_a_closed_loop_ends_with_its_duration() -> None:
     target = ScriptedTarget(first_s=0.02)
     outcomes = await Run(target, SMALL).closed_loop(2, Limit(duration_s=0.2))
-    assert 8 <= len(outcomes) <= 22
+    assert 2 <= len(outcomes) <= 22
     assert all(outcome.error is None for outcome in outcomes)
 
 
 async def test_arrivals_wait_for_no_answer() -> None:
     """Forty arrive while nobody is answered; the control is a closed loop, where they cannot."""
-    target = ScriptedTarget(first_s=0.6)
-    outcomes = await Run(target, SMALL).open_loop(100.0, Limit(num_requests=40))
-    gaps = np.random.default_rng([SMALL.seed, 1, 1]).exponential(0.01, 40)
-    due_s = np.cumsum(gaps)
+    target = ScriptedTarget(gate=asyncio.Semaphore(0))
+    loop = asyncio.create_task(Run(target, SMALL).open_loop(100.0, Limit(num_requests=40)))
+    await until(lambda: len(target.asked) == 40, 10.0)
+    assert target.num_running == 40
+    target.release(40)
+    outcomes = await loop
+    due_s = np.cumsum(np.random.default_rng([SMALL.seed, 1, 1]).exponential(0.01, 40))
     assert np.allclose([outcome.arrived_s for outcome in outcomes], due_s)
-    begun = np.array(target.begun_s) - target.begun_s[0] + due_s[0]
-    late_s = begun - due_s
-    assert target.running_at_begin == list(range(1, 41))
-    assert late_s.max() < 0.1
-    assert min(outcome.ttft_s for outcome in outcomes) >= 0.6
-    closed = ScriptedTarget(first_s=0.01)
-    await Run(closed, SMALL).closed_loop(4, Limit(num_requests=40))
-    assert max(closed.running_at_begin) == 4
-    print(f"40 arrivals, 40 before the first answer, latest by {1000 * late_s.max():.1f} ms")
+    late_s = np.array(target.begun_s) - target.begun_s[0] - (due_s - due_s[0])
+    assert late_s.max() < 1.0
+    # Whoever arrived first waited longest, and all of it is in the figures.
+    assert outcomes[0].ttft_s > due_s[-1] - due_s[0]
+    closed = ScriptedTarget(gate=asyncio.Semaphore(0))
+    loop = asyncio.create_task(Run(closed, SMALL).closed_loop(4, Limit(num_requests=40)))
+    await until(lambda: len(closed.asked) == 4)
+    await asyncio.sleep(0.1)
+    assert len(closed.asked) == 4
+    closed.release(40)
+    await loop
+    print(f"40 arrivals before the first answer, latest by {1000 * late_s.max():.1f} ms")
 
 
 async def test_a_seed_makes_the_same_arrivals() -> None:
@@ -67,12 +80,14 @@ async def test_a_seed_makes_the_same_arrivals() -> None:
 
 
 async def test_times_are_those_of_the_script() -> None:
-    target = ScriptedTarget(num_tokens=6, first_s=0.1, step_s=0.03)
+    """Lower bounds are exact; a busy machine may add to each."""
+    target = ScriptedTarget(num_tokens=6, first_s=0.1, step_s=0.1)
     [outcome] = await Run(target, SMALL).closed_loop(1, Limit(num_requests=1))
-    assert outcome.ttft_s == pytest.approx(0.1, abs=0.02)
-    assert outcome.time_per_token_s == pytest.approx(0.03, abs=0.01)
-    assert outcome.longest_gap_s == pytest.approx(0.03, abs=0.02)
-    assert outcome.latency_s == pytest.approx(0.25, abs=0.04)
+    assert 0.1 <= outcome.ttft_s < 0.4
+    assert outcome.time_per_token_s is not None
+    assert 0.1 <= outcome.time_per_token_s < 0.2
+    assert 0.1 <= outcome.longest_gap_s < 0.4
+    assert 0.6 <= outcome.latency_s < 1.4
     assert (outcome.text, outcome.finish_reason) == ("a " * 6, "length")
 
 
