@@ -53,6 +53,8 @@ def test_every_import_falls() -> None:
         ("app.py", "import torch", "torch at home"),
         ("app.py", "import msgspec", "msgspec at home"),
         ("service.py", "import llguidance", "llguidance at home"),
+        ("app.py", "import vlserve.bench.run", "Imports only fall"),
+        ("cli.py", "import openai", "openai and matplotlib at home"),
     ],
 )
 def test_a_deliberate_breach_is_found(copy: Path, file: str, line: str, contract: str) -> None:

@@ -165,6 +165,15 @@ def _token_logprob(token: TokenLogprob) -> pb.TokenLogprob:
     )
 
 
+def chunk(wire: pb.VisionResponse) -> Chunk:
+    """What a client makes of a piece: the other way round. Token ids do not travel."""
+    if not wire.HasField("usage"):
+        return Chunk(wire.text)
+    reasons = {wire_reason: reason for reason, wire_reason in _FINISH_REASONS.items()}
+    usage = Usage(wire.usage.prompt_tokens, wire.usage.image_tokens, wire.usage.completion_tokens)
+    return Chunk(wire.text, (), reasons.get(wire.finish_reason), usage)
+
+
 def model(info: EngineInfo) -> pb.Model:
     """One line of the model list."""
     return pb.Model(
