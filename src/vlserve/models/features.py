@@ -23,12 +23,11 @@ class ImageFeatures:
     def of(
         cls,
         pooled: torch.Tensor | Sequence[torch.Tensor],
-        deepstack: Sequence[Sequence[torch.Tensor]] = (),
+        deepstack: Sequence[torch.Tensor | Sequence[torch.Tensor]] = (),
     ) -> "ImageFeatures":
-        """From what a model's `get_image_features` gives, whole or in parts."""
-        whole = pooled if isinstance(pooled, torch.Tensor) else torch.cat(list(pooled))
-        layers = tuple(torch.cat(list(layer)) for layer in deepstack)
-        return cls(whole.reshape(-1, whole.shape[-1]), layers)
+        """From what a model's `get_image_features` gives: whole or in parts, by Transformers'
+        version and the family."""
+        return cls(_whole(pooled), tuple(map(_whole, deepstack)))
 
     @property
     def num_tokens(self) -> int:
@@ -39,6 +38,11 @@ class ImageFeatures:
     def num_bytes(self) -> int:
         """Memory, bytes."""
         return sum(each.nbytes for each in (self.rows, *self.deepstack))
+
+
+def _whole(parts: torch.Tensor | Sequence[torch.Tensor]) -> torch.Tensor:
+    whole = parts if isinstance(parts, torch.Tensor) else torch.cat(list(parts))
+    return whole.reshape(-1, whole.shape[-1])
 
 
 def image_features(image: PromptImage) -> ImageFeatures:
