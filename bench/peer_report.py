@@ -96,7 +96,7 @@ def rows(result: dict[str, Any], model: dict[str, Any]) -> list[list[str]]:
         [
             *("peer", "version", "threads"),
             *(f"tok/s, {load}" for load in loads),
-            *("p95 first token under arrivals, s", "tokens an answer", "answers as `generate`"),
+            *("p95 first token under arrivals, s", "lengths as asked", "answers as `generate`"),
         ]
     ]
     for peer in model["peers"]:
@@ -106,11 +106,11 @@ def rows(result: dict[str, Any], model: dict[str, Any]) -> list[list[str]]:
             table.append([name, peer["version"] or NOTHING, state, *[NOTHING] * (len(loads) + 3)])
             continue
         same = peer["answers_as_generate"]
-        tokens = ", ".join(map(str, peer["tokens_an_answer"]))
+        lengths = "{} of {}".format(*peer["lengths_as_asked"])
         table.append(
             [name, peer["version"] or NOTHING, str(peer["threads"])]
             + [_number(speed(model, name, load), 1) for load in loads]
-            + [_number(first_token_p95(model, name), 2), tokens]
+            + [_number(first_token_p95(model, name), 2), lengths]
             + [f"{same[0]} of {same[1]}" if same else NOTHING]
         )
     return table
@@ -165,7 +165,8 @@ def page(result: dict[str, Any], plot_file: str) -> str:
         "Made by `bench/peer_report.py` out of one run; [how it is measured](bench.md).",
         "",
         f"{held['date'][:10]}, commit {held['commit']}, {held['device']}. {held['rounds']} rounds, "
-        f"{held['max_tokens']} tokens an answer, one picture of {held['image']} in each request.",
+        f"{held['tokens'][0]} to {held['tokens'][1]} tokens an answer, the same for all peers; "
+        f"one picture of {held['image']} in each request.",
         "",
         f"![Throughput and time to first token]({plot_file})",
     ]

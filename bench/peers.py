@@ -44,13 +44,14 @@ SEED_STRIDE: Final = 10_000
 
 @dataclass
 class Cell:
-    """One peer under one load in one round."""
+    """One peer under one load in one round. `as_asked` answers have as many tokens as were asked
+    for."""
 
     peer: str
     load: str
     figures: Report
     texts: dict[int, str]
-    tokens: set[int]
+    as_asked: int
 
 
 @dataclass
@@ -153,7 +154,7 @@ class Session:
                 async with running.peer.connect(running.port, running.folder) as target:
                     run = Run(target, workload)
                     outcomes = await run.open_loop(rate, Limit(options.arrivals))
-                self._keep(_cell(running.peer, "arrivals", outcomes, run))
+                self._keep(_cell(running.peer, "arrivals", outcomes, run, workload))
                 self._progress.advance(bar)
 
     async def _curve(self) -> None:
@@ -173,7 +174,8 @@ class Session:
     ) -> Cell:
         async with running.peer.connect(running.port, running.folder) as target:
             run = Run(target, workload)
-            return _cell(running.peer, load, await run.closed_loop(clients, limit), run)
+            outcomes = await run.closed_loop(clients, limit)
+            return _cell(running.peer, load, outcomes, run, workload)
 
     def _turns(self, number: int) -> list[Running]:
         """Who comes when: in every round another one is first."""
@@ -189,6 +191,7 @@ class Session:
         return Workload(
             image_sizes=((int(width), int(height)),),
             max_tokens=options.max_tokens,
+            least_tokens=options.least_tokens,
             ignore_eos=False,  # the models have no end
             seed=options.seed * SEED_STRIDE + self._num_cells,
         )
@@ -217,11 +220,15 @@ class Session:
         )
 
 
-def _cell(peer: Peer, load: str, outcomes: list[Outcome], run: Run) -> Cell:
-    usages = {outcome.usage.completion_tokens for outcome in outcomes if outcome.usage}
+def _cell(peer: Peer, load: str, outcomes: list[Outcome], run: Run, workload: Workload) -> Cell:
+    as_asked = sum(
+        outcome.usage.completion_tokens == workload.request(outcome.index).sampling.max_tokens
+        for outcome in outcomes
+        if outcome.usage
+    )
     # mistral.rs leaves the first space that others take off.
     texts = {outcome.index: outcome.text.lstrip() for outcome in outcomes}
-    return Cell(peer.name, load, report(outcomes, run.counts), texts, usages)
+    return Cell(peer.name, load, report(outcomes, run.counts), texts, as_asked)
 
 
 def same_texts(measured: Measured) -> dict[str, tuple[int, int]]:
@@ -280,9 +287,10 @@ def as_json(measured: Measured) -> dict[str, Any]:
                 "note": peer.note,
                 "threads": measured.threads.get(peer.name),
                 "answers_as_generate": same.get(peer.name),
-                "tokens_an_answer": sorted(
-                    {n for cell in measured.cells if cell.peer == peer.name for n in cell.tokens}
-                ),
+                "lengths_as_asked": [
+                    sum(cell.as_asked for cell in measured.cells if cell.peer == peer.name),
+                    sum(len(cell.texts) for cell in measured.cells if cell.peer == peer.name),
+                ],
             }
             for peer in PEERS.values()
             if peer.name in measured.states
@@ -313,7 +321,7 @@ def facts(options: argparse.Namespace) -> dict[str, Any]:
             model: options.requests_per_client or REQUESTS_PER_CLIENT[model]
             for model in options.model
         },
-        "max_tokens": options.max_tokens,
+        "tokens": [options.least_tokens, options.max_tokens],
         "image": options.image,
         "arrivals": options.arrivals,
         "seed": options.seed,
@@ -328,7 +336,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--clients", type=_numbers, default=[1, 8, 32], help="closed loop: 1,8,32")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--requests-per-client", type=int, help=f"{REQUESTS_PER_CLIENT}")
-    parser.add_argument("--max-tokens", type=int, default=32, help="of every answer")
+    parser.add_argument("--least-tokens", type=int, default=8, help="an answer's, by chance from")
+    parser.add_argument("--max-tokens", type=int, default=64, help="an answer's, by chance up to")
     parser.add_argument("--image", default="320x240", help="a fresh one in every request")
     parser.add_argument("--arrivals", type=int, default=32, help="open loop requests; 0: none")
     parser.add_argument("--rate", type=float, help="arrivals a second; twice what generate answers")

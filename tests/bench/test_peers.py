@@ -139,7 +139,7 @@ def result() -> dict[str, Any]:
     def about(name: str, state: str = "ran") -> dict[str, Any]:
         return {
             "name": name, "state": state, "version": "1", "note": "what it is", "threads": 2,
-            "answers_as_generate": [7, 8], "tokens_an_answer": [32],
+            "answers_as_generate": [7, 8], "lengths_as_asked": [8, 8],
         }  # fmt: skip
 
     many = "32 clients"
@@ -164,7 +164,7 @@ def result() -> dict[str, Any]:
     }
     facts = {
         "date": "2026-01-02T03:04:05", "commit": "abc", "device": "2 cores", "rounds": 3,
-        "clients": [1, 32], "requests_per_client": {"tiny": 2}, "max_tokens": 32,
+        "clients": [1, 32], "requests_per_client": {"tiny": 2}, "tokens": [8, 64],
         "image": "320x240", "arrivals": 32,
     }  # fmt: skip
     return {"facts": facts, "models": [model]}
@@ -190,7 +190,7 @@ def test_who_did_not_run_is_listed(tmp_path: Path) -> None:
     page = peer_report.page(result(), "plot.svg")
     row = next(line for line in page.splitlines() if line.startswith("| llama.cpp"))
     assert "not installed: llama-server" in row
-    assert "| sequential generate | 1 | 2 | - | 10.0 | 8.00 | 32 | 7 of 8 |" in page
+    assert "| sequential generate | 1 | 2 | - | 10.0 | 8.00 | 8 of 8 | 7 of 8 |" in page
     assert "9999" not in page, "a cell with failures counts for nothing"
     peer_report.plot(result(), tmp_path / "p.svg")
     assert "</svg>" in (tmp_path / "p.svg").read_text()

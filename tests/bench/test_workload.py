@@ -49,5 +49,10 @@ def test_lengths() -> None:
     assert isinstance(text, str)
     assert len(text.split()) == 5
     assert (request.sampling.max_tokens, request.sampling.min_tokens) == (9, 0)
+    drawn = {
+        replace(SEVERAL, least_tokens=3, max_tokens=9).request(i).sampling.max_tokens
+        for i in range(100)
+    }
+    assert drawn == set(range(3, 10))
     exact = replace(SEVERAL, max_tokens=9, ignore_eos=True).request(0)
     assert (exact.sampling.max_tokens, exact.sampling.min_tokens) == (9, 9)

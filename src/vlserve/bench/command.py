@@ -78,6 +78,9 @@ def bench(
     ] = False,
     prompt_words: Annotated[int, typer.Option(min=1, help="Random words in a question.")] = 12,
     max_tokens: Annotated[int, typer.Option(min=1, help="Longest answer.")] = 64,
+    least_tokens: Annotated[
+        int, typer.Option(min=0, help="Draw each answer's longest length from here to max-tokens.")
+    ] = 0,
     ignore_eos: Annotated[
         bool,
         typer.Option("--ignore-eos", help="Ask for exactly max-tokens. Not every server knows it."),
@@ -109,6 +112,8 @@ def bench(
         raise typer.BadParameter("give --requests or --duration, not both")
     if plot_file is not None and plot_file.suffix not in (".svg", ".png", ".pdf"):
         raise typer.BadParameter("--plot wants a name that ends with .svg, .png or .pdf")
+    if least_tokens > max_tokens:
+        raise typer.BadParameter("--least-tokens is above --max-tokens")
     sizes = image_sizes(image or [DEFAULT_SIZE])
     need("matplotlib", "--plot", is_wanted=plot_file is not None)
     key = api_key_file.read_text().strip() if api_key_file else None
@@ -116,7 +121,7 @@ def bench(
     from vlserve.bench.workload import Workload  # noqa: PLC0415
 
     workload = Workload(
-        sizes, images, same_picture, prompt_words, max_tokens, ignore_eos, seed, model
+        sizes, images, same_picture, prompt_words, max_tokens, ignore_eos, seed, model, least_tokens
     )
     load = Load(
         clients=None if rate else clients or DEFAULT_CLIENTS,

@@ -22,7 +22,8 @@ class Workload:
     """Requests without end, each told from its index and the seed alone.
 
     A picture has one of `image_sizes` (width, height in pixels), drawn by chance, and is a fresh
-    one in every request unless `is_same_picture`. `ignore_eos` asks for exactly `max_tokens`.
+    one in every request unless `is_same_picture`. `least_tokens` above 0 draws each request's
+    longest answer between that and `max_tokens`. `ignore_eos` asks for exactly so many.
     """
 
     image_sizes: tuple[tuple[int, int], ...] = ((640, 480),)
@@ -33,6 +34,7 @@ class Workload:
     ignore_eos: bool = False
     seed: int = 0
     model: str = ""
+    least_tokens: int = 0
 
     def request(self, index: int) -> ChatRequest:
         """The request of that number."""
@@ -40,9 +42,10 @@ class Workload:
         words = " ".join(rng.choice(WORDS, self.prompt_words))
         seen = np.random.default_rng([self.seed]) if self.is_same_picture else rng
         pictures = [ImageRef(self._picture(seen)) for _ in range(self._images())]
-        sampling = SamplingParams(
-            max_tokens=self.max_tokens, min_tokens=self.max_tokens if self.ignore_eos else 0
-        )
+        longest = self.max_tokens
+        if self.least_tokens:
+            longest = int(rng.integers(self.least_tokens, self.max_tokens + 1))
+        sampling = SamplingParams(max_tokens=longest, min_tokens=longest if self.ignore_eos else 0)
         content: tuple[str | ImageRef, ...] = (*pictures, f"{words}?")
         return ChatRequest((Message(Role.USER, content),), sampling, self.model)
 
