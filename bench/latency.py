@@ -1,4 +1,4 @@
-"""What a picture costs those who wait: python -m bench.latency [MODEL FOLDER].
+"""What a picture costs those who wait: python -m bench.latency [embedded | small | tiles].
 
 1. The same picture asked a second question: time to first token against the first question's.
 2. A picture of 8 megapixels arrives while 8 streams run: their longest gap between tokens, against
@@ -30,11 +30,13 @@ from rich.progress import track
 from rich.table import Table
 
 from bench.engine import RESULTS, commit
+from bench.models import MODELS, tiles
 from vlserve import app
 from vlserve.service import Service
 from vlserve.settings import EngineSettings, ModelSettings, Settings
 from vlserve.types import ChatRequest, ImageRef, Message, Role, SamplingParams
 
+ASKED_MODELS = {**MODELS, "tiles": tiles}
 LARGE = (3264, 2448)
 NUM_STREAMS = 8
 GOAL_SECOND = 0.2
@@ -100,7 +102,7 @@ async def longest_gap(
 async def measure(options: argparse.Namespace) -> dict[str, list[float]]:
     """The figures of each round."""
     settings = Settings(
-        model=ModelSettings(path=options.model),
+        model=ModelSettings(path=str(ASKED_MODELS[options.model]())),
         engine=EngineSettings(max_running=16),
     )
     rng = np.random.default_rng(options.seed)
@@ -156,11 +158,10 @@ def show(facts: dict[str, object], middle: dict[str, float]) -> None:
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, prog="python -m bench.latency")
-    parser.add_argument("model", nargs="?", default="embedded", help="a model folder")
+    parser.add_argument("model", nargs="?", choices=ASKED_MODELS, default="embedded")
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--tokens", type=int, default=90, help="tokens of each stream")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--name", default="embedded", help="of the result file")
     return parser.parse_args(arguments)
 
 
@@ -170,7 +171,7 @@ def main() -> None:
     found = asyncio.run(measure(options))
     facts = report(found, options)
     show(facts, {name: statistics.median(values) for name, values in found.items()})
-    target = RESULTS / f"latency-{options.name}-{datetime.now().astimezone():%Y-%m-%d}.json"
+    target = RESULTS / f"latency-{options.model}-{datetime.now().astimezone():%Y-%m-%d}.json"
     target.write_text(json.dumps(facts, indent=1) + "\n")
 
 

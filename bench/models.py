@@ -14,6 +14,7 @@ from vlserve.models.catalog import model_folder
 
 BUILT: Final = Path("build") / "bench"
 IMAGE_TOKENS: Final = 64
+PROCESSOR_FILES: Final = ("processor_config.json", "preprocessor_config.json")
 EDGE: Final = 224
 
 # About 150 million parameters in Idefics2's shape.
@@ -58,6 +59,23 @@ def small(shape: dict[str, dict[str, Any]] | None = None, target: Path = BUILT /
     if not (target / "model.safetensors").is_file():
         target.mkdir(parents=True, exist_ok=True)
         _write_random(target, shape or SMALL)
+    return target.resolve()
+
+
+def tiles() -> Path:
+    """The small one, each picture in five tiles, as Idefics2-8B's processor has it."""
+    source, target = small(), BUILT / "tiles"
+    target.mkdir(parents=True, exist_ok=True)
+    for file in source.iterdir():
+        link = target / file.name
+        link.unlink(missing_ok=True)
+        held = json.loads(file.read_text()) if file.name in PROCESSOR_FILES else {}
+        whole = held.get("image_processor", held)
+        if whole:
+            whole["do_image_splitting"] = True
+            link.write_text(json.dumps(held))
+        else:
+            link.symlink_to(file.resolve())
     return target.resolve()
 
 

@@ -97,7 +97,7 @@ def empty_memory(engine: NativeEngine, kind: type[SlotMemory] = SlotMemory) -> S
     """Nothing is known any more."""
     cache = runner_of(engine).cache
     cache._kept.clear()
-    engine._scheduler = Scheduler(cache.num_slots, kind(cache.num_pages, cache))
+    engine._scheduler = Scheduler(cache.num_slots, kind(cache.num_pages, cache), PAGE)
     return engine._scheduler
 
 
@@ -118,10 +118,7 @@ async def crowded(engine: NativeEngine, asked: list[Request]) -> list[Answer]:
         await asyncio.sleep(index * 0.004)
         return await answer(engine, asked[index])
 
-    with (
-        mock.patch.object(scheduler, "STEP_TOKENS", PAGE),
-        mock.patch.object(scheduler, "IDLE_STEP_TOKENS", PAGE),
-    ):
+    with mock.patch.object(scheduler, "IDLE_STEP_TOKENS", PAGE):
         return list(await asyncio.gather(*map(late, range(len(asked)))))
 
 

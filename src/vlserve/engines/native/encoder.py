@@ -1,7 +1,6 @@
 """The vision tower, on a thread of its own: whoever is being answered does not wait for it."""
 
 import threading
-from collections.abc import Callable
 from concurrent.futures import Future
 
 import torch
@@ -20,16 +19,12 @@ Job = tuple[str, PromptImage, "Future[None]"]
 class Encoder:
     """Sees one picture after the other, tenants in turn.
 
-    What a picture costs is the number of its pixels for the tower. `enter_thread` is called once
-    by the thread.
+    What a picture costs is the number of its pixels for the tower.
     """
 
-    def __init__(
-        self, adapter: ModelAdapter, cache: ImageCache, enter_thread: Callable[[], None]
-    ) -> None:
+    def __init__(self, adapter: ModelAdapter, cache: ImageCache) -> None:
         self._adapter = adapter
         self._cache = cache
-        self._enter_thread = enter_thread
         self._queue: FairQueue[Job] = FairQueue()
         self._news = threading.Condition()
         self._is_closed = False
@@ -61,7 +56,8 @@ class Encoder:
             self._thread.join()
 
     def _run(self) -> None:
-        self._enter_thread()
+        # On a CPU the step needs the others: threads of two that share a core wait for each other.
+        torch.set_num_threads(1)
         with torch.inference_mode():
             while (job := self._next()) is not None:
                 tenant, image, future = job

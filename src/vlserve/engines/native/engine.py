@@ -70,7 +70,7 @@ class NativeEngine:
         self._loop = asyncio.get_running_loop()
         await asyncio.to_thread(self._load_model)
         self._images = ImageCache(self._settings.image_cache_mib * MIB)
-        self._encoder = Encoder(self._adapter, self._images, self._runner.enter_thread)
+        self._encoder = Encoder(self._adapter, self._images)
         self._encoder.start()
         await self._guides.start()
         self._thread.start()
@@ -375,7 +375,8 @@ class NativeEngine:
         cache = runner.cache
         self._runner = runner
         self._is_batched = True
-        self._scheduler = Scheduler(cache.num_slots, SlotMemory(cache.num_pages, cache))
+        memory = SlotMemory(cache.num_pages, cache)
+        self._scheduler = Scheduler(cache.num_slots, memory, runner.step_tokens)
         return cache.num_bytes
 
 

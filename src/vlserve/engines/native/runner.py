@@ -21,6 +21,10 @@ from vlserve.settings import EngineSettings
 # Below this many parameters a kernel is over before a second thread has begun: threads that wait
 # for each other made steps 1.3 to 3 times longer on two cores.
 MANY_PARAMETERS = 50_000_000
+# Tokens of prompts beside others that decode: of a small model a step takes little longer for
+# them, of a large one their time is nearly all of it.
+STEP_TOKENS = 128
+STEP_TOKENS_OF_MANY = 32
 ROWS_STEP = 16
 
 
@@ -55,6 +59,11 @@ class Runner:
         """The longest prompt and answer together."""
         most: int = self._adapter.text_config.max_position_embeddings
         return min(most, self.cache.num_tokens)
+
+    @property
+    def step_tokens(self) -> int:
+        """Tokens of prompts in a step that others wait for."""
+        return STEP_TOKENS if self._is_small else STEP_TOKENS_OF_MANY
 
     def enter_thread(self) -> None:
         """Called by each thread that uses the runner: torch counts threads for each apart."""

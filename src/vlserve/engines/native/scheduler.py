@@ -17,8 +17,7 @@ from vlserve.engines.native.sequence import Sequence
 from vlserve.engines.native.slots import Slots
 from vlserve.types import Chunk
 
-# Tokens of prompts in one step: beside others that decode and wait for it, and alone.
-STEP_TOKENS: Final = 128
+# Tokens of prompts in a step that nobody who decodes waits for.
 IDLE_STEP_TOKENS: Final = 512
 # What a token of an answer costs, in tokens of a prompt (Sheng et al., see fair.py).
 ANSWER_COST: Final = 2.0
@@ -57,10 +56,12 @@ class Plan:
 
 
 class Scheduler:
-    """Sequences that wait, and sequences that run, each in its slot."""
+    """Sequences that wait, and sequences that run, each in its slot. `step_tokens` bounds the
+    tokens of prompts in a step that others who decode wait for."""
 
-    def __init__(self, num_slots: int, memory: Memory) -> None:
+    def __init__(self, num_slots: int, memory: Memory, step_tokens: int = 128) -> None:
         self.memory = memory
+        self.step_tokens = step_tokens
         self._slots = Slots(num_slots)
         self._waiting: FairQueue[Sequence] = FairQueue()
         # In the order in which they came in.
@@ -107,7 +108,8 @@ class Scheduler:
             if sequence.is_decoding and sequence.slot is not None:
                 self._make_room(sequence)
         decodes = tuple(s for _, s in sorted(self._running.items()) if s.is_decoding)
-        return Plan(decodes, tuple(self._prefills(STEP_TOKENS if decodes else IDLE_STEP_TOKENS)))
+        num_tokens = self.step_tokens if decodes else IDLE_STEP_TOKENS
+        return Plan(decodes, tuple(self._prefills(num_tokens)))
 
     def commit(
         self, plan: Plan, sampled: Iterable[tuple[Sequence, int]]
