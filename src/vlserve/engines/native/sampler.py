@@ -3,6 +3,7 @@
 import math
 from collections import Counter
 from collections.abc import Iterable
+from dataclasses import fields
 from weakref import WeakKeyDictionary
 
 import torch
@@ -15,9 +16,20 @@ from transformers.generation.logits_process import (
 
 from vlserve.engines.native.sequence import Sequence
 from vlserve.models.generation import GenerationRules
+from vlserve.types import SamplingParams
 
 # Below it scores grow beyond float32; what is drawn there is the best token anyway.
 COLDEST = 1e-5
+# What does not change the row of a greedy token, or is looked at apart. Whatever else a request
+# may ask for is plain only as it is where nothing was asked.
+HARMLESS = ("max_tokens", "min_tokens", "seed", "stop", "stop_token_ids")
+HARMLESS += ("temperature", "top_k", "top_p", "min_p")
+_NOTHING = SamplingParams()
+ASKS_NOTHING = {
+    field.name: getattr(_NOTHING, field.name)
+    for field in fields(SamplingParams)
+    if field.name not in HARMLESS
+}
 
 
 class Sampler:
@@ -59,6 +71,13 @@ class Sampler:
                 except Exception as error:
                     picked[row] = error
         return picked
+
+    def is_greedy(self, sequences: tuple[Sequence, ...]) -> bool:
+        """Whether each is given its best token that is not suppressed, and nothing else changes
+        its row or is asked about it."""
+        if self._rules.is_contextual or self._rules.repetition_penalty != 1:
+            return False
+        return all(_is_plain(sequence) for sequence in sequences)
 
     def _suppress_in_context(self, logits: torch.Tensor, sequences: tuple[Sequence, ...]) -> None:
         for row, sequence in enumerate(sequences):
@@ -112,3 +131,10 @@ class Sampler:
                 generator.manual_seed(sequence.sampling.seed)
             self._generators[sequence] = generator
         return generator
+
+
+def _is_plain(sequence: Sequence) -> bool:
+    sampling = sequence.sampling
+    if sampling.temperature > COLDEST or len(sequence.token_ids) < sampling.min_tokens:
+        return False
+    return all(getattr(sampling, name) == value for name, value in ASKS_NOTHING.items())
