@@ -92,10 +92,9 @@ async def test_the_coldest_temperature_is_greedy(tiny_folder: Path) -> None:
         assert (await answer(engine, cold)).token_ids == (await answer(engine, greedy)).token_ids
 
 
-def adjusted(sampling: SamplingParams, token_ids: list[int]) -> list[float]:
-    """What the logits 1, 2, 3, 4 of four tokens become after an answer; 3 is a stop token."""
-    sampler = Sampler(GenerationRules(frozenset([3])), torch.device("cpu"))
-    sequence = Sequence(
+def one(sampling: SamplingParams, token_ids: list[int]) -> Sequence:
+    """A sequence whose stop token is 3."""
+    return Sequence(
         id="r",
         prompt=Prompt((0, 0)),
         sampling=sampling,
@@ -105,6 +104,40 @@ def adjusted(sampling: SamplingParams, token_ids: list[int]) -> list[float]:
         outbox=asyncio.Queue(),
         token_ids=token_ids,
     )
+
+
+@pytest.mark.parametrize(
+    ("asked", "is_greedy"),
+    [
+        ({}, True),
+        ({"max_tokens": 3, "seed": 4, "stop": ("x",), "stop_token_ids": (2,)}, True),
+        ({"top_k": 2, "top_p": 0.5, "min_p": 0.1, "temperature": 1e-9}, True),
+        ({"temperature": 0.5}, False),
+        ({"repetition_penalty": 1.1}, False),
+        ({"presence_penalty": 0.1}, False),
+        ({"frequency_penalty": 0.1}, False),
+        ({"logit_bias": {1: 1.0}}, False),
+        ({"min_tokens": 2}, True),
+        ({"min_tokens": 3}, False),
+    ],
+    ids=str,
+)
+def test_who_needs_no_sampler(asked: dict[str, Any], is_greedy: bool) -> None:
+    sampler = Sampler(GenerationRules(frozenset([3])), torch.device("cpu"))
+    plain, other = one(SamplingParams(), [1]), one(SamplingParams(**asked), [1, 2])
+    assert sampler.is_greedy((plain, other)) == sampler.is_greedy((other,)) == is_greedy
+    for rules in (
+        GenerationRules(frozenset(), suppressed_first=(1,)),
+        GenerationRules(frozenset(), bad_words=((1, 2),)),
+        GenerationRules(frozenset(), repetition_penalty=1.1),
+    ):
+        assert not Sampler(rules, torch.device("cpu")).is_greedy((plain,))
+
+
+def adjusted(sampling: SamplingParams, token_ids: list[int]) -> list[float]:
+    """What the logits 1, 2, 3, 4 of four tokens become after an answer; 3 is a stop token."""
+    sampler = Sampler(GenerationRules(frozenset([3])), torch.device("cpu"))
+    sequence = one(sampling, token_ids)
     scores = torch.tensor([[1.0, 2.0, 3.0, 4.0]])
     sampler.sample(scores, (sequence,))
     return scores[0].tolist()
