@@ -22,8 +22,10 @@ from vlserve.types import SamplingParams
 COLDEST = 1e-5
 # What does not change the row of a greedy token, or is looked at apart. Whatever else a request
 # may ask for is plain only as it is where nothing was asked.
-HARMLESS = ("max_tokens", "min_tokens", "seed", "stop", "stop_token_ids")
-HARMLESS += ("temperature", "top_k", "top_p", "min_p")
+HARMLESS = {
+    "max_tokens", "min_tokens", "stop", "stop_token_ids",
+    "temperature", "top_k", "top_p", "min_p", "seed",
+}  # fmt: skip
 _NOTHING = SamplingParams()
 ASKS_NOTHING = {
     field.name: getattr(_NOTHING, field.name)
