@@ -23,12 +23,10 @@ class ImageFeatures:
     def of(
         cls,
         pooled: torch.Tensor | Sequence[torch.Tensor],
-        deepstack: Sequence[Sequence[torch.Tensor]] = (),
+        deepstack: Sequence[torch.Tensor | Sequence[torch.Tensor]] = (),
     ) -> "ImageFeatures":
         """From what a model's `get_image_features` gives, whole or in parts."""
-        whole = pooled if isinstance(pooled, torch.Tensor) else torch.cat(list(pooled))
-        layers = tuple(torch.cat(list(layer)) for layer in deepstack)
-        return cls(whole.reshape(-1, whole.shape[-1]), layers)
+        return cls(_rows(pooled), tuple(map(_rows, deepstack)))
 
     @property
     def num_tokens(self) -> int:
@@ -39,6 +37,12 @@ class ImageFeatures:
     def num_bytes(self) -> int:
         """Memory, bytes."""
         return sum(each.nbytes for each in (self.rows, *self.deepstack))
+
+
+def _rows(parts: torch.Tensor | Sequence[torch.Tensor]) -> torch.Tensor:
+    """`[N, hidden_size]`, whether Transformers of this version gives a tensor or a list of them."""
+    whole = parts if isinstance(parts, torch.Tensor) else torch.cat(list(parts))
+    return whole.reshape(-1, whole.shape[-1])
 
 
 def image_features(image: PromptImage) -> ImageFeatures:
