@@ -63,7 +63,7 @@ async def _measure(model: Any, report: Report, load: Load) -> None:
     adapter = make_adapter(model)
     settings = EngineSettings(
         device=model.device.type,
-        dtype=str(model.dtype).removeprefix("torch."),  # type: ignore[arg-type]  # one of them
+        dtype=str(model.dtype).removeprefix("torch."),
         max_running=CLIENTS[-1],
         cache_mib=None if is_cuda else CPU_CACHE_MIB,
     )

@@ -3,6 +3,7 @@
 import asyncio
 import math
 import random
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -17,8 +18,10 @@ from tests.engines.native.test_graphs import FakeRecorder
 from tests.engines.native.trial import alone, crowded, empty_memory, requests, shortened
 from tests.families import write_family
 from tests.oracle import Oracle
+from tests.tiny_model import write_tiny_model
 from vlserve.engines.native.engine import NativeEngine
 from vlserve.engines.native.graphs import EagerRecorder
+from vlserve.engines.native.paged_attention import TRITON
 from vlserve.engines.native.paged_runner import PagedRunner
 from vlserve.engines.native.pages import num_pages
 from vlserve.engines.native.scheduler import Plan, Prefill, Scheduler
@@ -72,6 +75,35 @@ async def test_a_family_tried_hard(
         )
     assert equal == [18, 18, 18]
     assert min(chunks, cached, short.num_preempted) > 0
+
+
+@pytest.mark.skipif(find_spec("triton") is None, reason="Triton is not installed")
+@pytest.mark.skipif(torch.cuda.is_available(), reason="on a GPU see tests/gpu/test_engine.py")
+@pytest.mark.filterwarnings("ignore:Conversion of an array:DeprecationWarning")
+async def test_tokens_by_triton_in_its_interpreter(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = write_tiny_model(tmp_path, sliding_window=40)
+    oracle, rng = Oracle(folder), random.Random(8)
+    asked = [
+        request(rng, str(index), sampling=SamplingParams(max_tokens=5), num_images=index)
+        for index in range(3)
+    ]
+    there = "vlserve.engines.native.paged_runner."
+    with (
+        on_pages(),
+        mock.patch(f"{there}CudaRecorder", FakeRecorder),
+        mock.patch(f"{there}choose_kernels", return_value=TRITON),
+    ):
+        async with running(folder, max_running=2, cache_mib=1) as engine:
+            assert engine.info.is_batched
+            assert isinstance(paged_runner_of(engine)._graphs._recorder, FakeRecorder)
+            answers = await asyncio.gather(*(answer(engine, each) for each in asked))
+    wanted = [oracle.answer(each.messages, each.sampling) for each in asked]
+    equal = sum(a.token_ids == w for a, w in zip(answers, wanted, strict=True))
+    with capsys.disabled():
+        print(f"by Triton's interpreter: tried 3, equal {equal}")
+    assert equal == 3
 
 
 def held_pages(engine: NativeEngine, held: dict[str, list[int]]) -> None:
