@@ -244,7 +244,8 @@ def best_tokens(logits: torch.Tensor, suppressed: torch.Tensor) -> torch.Tensor:
     """`i64[B]`: of each row of `[B, vocab_size]` the token with the largest logit that is not one
     of `suppressed` `i64[S]`; NOT_FINITE where that is no finite number."""
     best, tokens = logits.index_fill(1, suppressed, -torch.inf).max(dim=-1)
-    return torch.where(best.isfinite(), tokens, NOT_FINITE)
+    # Not by `torch.where`, which copies a number of the host's to the device and waits for it.
+    return tokens.masked_fill(~best.isfinite(), NOT_FINITE)
 
 
 def buckets(max_rows: int) -> tuple[int, ...]:

@@ -137,7 +137,7 @@ def prompt_pages(
         if reach is not None:
             is_hidden |= keys <= rows - reach
         for low, high in _blocks(prefill):
-            is_hidden[max(low, first) - first : high - first, low:high] = False
+            is_hidden[max(low, first) - first : high - first, low:high].fill_(False)
         mask = torch.zeros(is_hidden.shape, dtype=dtype, device=device)
         masks[reach] = mask.masked_fill_(is_hidden, -torch.inf).repeat(group, 1)
     pages = torch.tensor(prefill.sequence.pages[: num_pages(last)])
