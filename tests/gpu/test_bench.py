@@ -74,6 +74,8 @@ def test_the_engine_is_measured_where_it_can_run(tmp_path: Path) -> None:
     assert sections["engine"][0]["is_batched"]
     rows = sections["through the engine"]
     assert [row["clients"] for row in rows] == [1, 8, 32, 64] * 2
+    rows += sections["prompt tokens in a step"]
+    assert [row["at_most"] for row in rows[8:]] == [512, 2048] * 2
     assert all(row["requests"] == row["clients"] for row in rows)
     for row in rows:
         assert row["first_token_p50_ms"] <= row["first_token_p95_ms"]
