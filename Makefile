@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve ask test lint types proto bench model eval-model
+.PHONY: help setup serve ask test lint types proto bench bench-peers faults model eval-model
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -41,6 +41,22 @@ proto: $(READY) ## generate the gRPC code from proto/
 
 bench: $(READY) ## the native engine against generate, one request after the other
 	$(BIN)/python -m bench.engine
+
+faults: $(READY) ## kill and freeze the engine's process under load (about ten minutes)
+	$(BIN)/python -m bench.faults
+
+PEERS := .venv-peers
+LLAMA := build/bench/llama.cpp
+$(PEERS)/.ready: pyproject.toml constraints.txt bench/peers-requirements.txt
+	$(PYTHON) -m venv $(PEERS)
+	$(PEERS)/bin/pip install --quiet --constraint constraints.txt --requirement bench/peers-requirements.txt --editable '.[bench]'
+	@touch $@
+
+$(LLAMA)/version.txt: bench/peer_servers/build_llama.sh | $(PEERS)/.ready
+	bench/peer_servers/build_llama.sh $(PEERS)/bin/python $(LLAMA) || echo 'llama.cpp was not built: the run goes on without it and says so'
+
+bench-peers: $(PEERS)/.ready $(LLAMA)/version.txt ## the same weights behind every server at hand (over an hour on 2 cores)
+	$(PEERS)/bin/python -m bench.peers $(ARGS)
 
 model: $(READY) ## train the embedded model from nothing (about two hours on 2 cores)
 	$(BIN)/python -m training

@@ -8,14 +8,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import torch
 from PIL import Image as PILImage
-from transformers import AutoModelForImageTextToText, AutoProcessor
 from transformers.generation.streamers import BaseStreamer
 
-from vlserve.engines.base import Engine
+from bench.peer_servers.generate import Generator
+from vlserve.engines.base import BEGUN, Engine
 from vlserve.types import Request
 
 
@@ -48,6 +47,8 @@ async def serve_native(
         token_ids: list[int] = []
         gap = now = 0.0
         async for chunk in engine.generate(requests[index]):
+            if chunk == BEGUN:
+                continue
             before, now = now, time.perf_counter() - start
             gap = max(gap, now - before) if first else 0.0
             first = first or now
@@ -76,13 +77,7 @@ class Sequential:
     """`generate`, one request after the other in order of arrival."""
 
     def __init__(self, folder: Path) -> None:
-        self.processor: Any = AutoProcessor.from_pretrained(  # type: ignore[no-untyped-call]
-            folder, local_files_only=True
-        )
-        model: Any = AutoModelForImageTextToText.from_pretrained(
-            folder, local_files_only=True, use_safetensors=True, dtype=torch.float32
-        )
-        self.model = model.eval()
+        self._generator = Generator(folder)
         self.num_threads = torch.get_num_threads()
 
     def serve(self, requests: Sequence[Request], interval_s: float) -> list[Timing]:
@@ -118,15 +113,7 @@ class Sequential:
             }
             for message in request.messages
         ]
-        text = self.processor.apply_chat_template(conversation, add_generation_prompt=True)
-        images = [pictures] if pictures else None
-        inputs = self.processor(text=text, images=images, return_tensors="pt")
+        inputs = self._generator.inputs([conversation], [pictures])
         streamer = TokenTimes()
-        with torch.inference_mode():
-            ids = self.model.generate(
-                **inputs,
-                max_new_tokens=request.sampling.max_tokens,
-                do_sample=False,
-                streamer=streamer,
-            )
+        ids = self._generator.run(inputs, request.sampling.max_tokens, streamer)
         return streamer.times[1:], tuple(ids[0, inputs["input_ids"].shape[1] :].tolist())

@@ -25,6 +25,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.contestants import Sequential, Timing, serve_native
+from bench.models import without_end
 from bench.workload import requests
 from vlserve.engines.native.engine import NativeEngine
 from vlserve.models.catalog import model_folder
@@ -80,7 +81,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = model_folder(options.model)
         if not options.until_end:
-            folder = without_end(folder, Path(temporary))
+            without_end(folder, Path(temporary))
+            folder = Path(temporary)
         native, sequential, num_threads = asyncio.run(measure(options, folder, asked))
     equal = sum(a.token_ids == b.token_ids for a, b in zip(native[0], sequential[0], strict=True))
     ours, theirs = medians([*map(figures, native)]), medians([*map(figures, sequential)])
@@ -134,16 +136,6 @@ def parse() -> argparse.Namespace:
         help="let answers end where the model ends them, not at their max_tokens",
     )
     return parser.parse_args()
-
-
-def without_end(folder: Path, target: Path) -> Path:
-    """The same model with nothing that ends an answer before its max_tokens."""
-    for file in folder.iterdir():
-        if file.name != "generation_config.json":
-            (target / file.name).symlink_to(file.resolve())
-    config = json.loads((folder / "generation_config.json").read_text())
-    (target / "generation_config.json").write_text(json.dumps({**config, "eos_token_id": None}))
-    return target
 
 
 async def measure(

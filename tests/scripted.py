@@ -4,17 +4,27 @@ import asyncio
 from collections.abc import AsyncGenerator, Iterator
 
 from vlserve.engines.base import EngineInfo, Load
-from vlserve.errors import Code, ServeError
-from vlserve.types import Chunk, FinishReason, Request, Usage
+from vlserve.errors import Code, ServeError, invalid
+from vlserve.types import (
+    Chunk,
+    FinishReason,
+    Guide,
+    GuideKind,
+    Request,
+    TokenLogprob,
+    Usage,
+)
 
 MODEL = "scripted"
+REFUSED = Guide(GuideKind.REGEX, "refused")
 ENDLESS = {"hold": "on ", "flood": "on " * 100_000}
 
 
 class ScriptedEngine:
     """Answers with the pictures' digests and the last text, a word a step, `num_slots` at a time.
 
-    A request whose last text is "break" fails in mid-answer; "hold" runs until it is dropped, and
+    A request whose last text is "break" fails in mid-answer, one with the guide REFUSED before it;
+    "hold" runs until it is dropped, and
     "flood" does so in large pieces.
     """
 
@@ -40,6 +50,8 @@ class ScriptedEngine:
         return Load(self.num_running, self.num_waiting, free, self.num_steps)
 
     async def generate(self, request: Request) -> AsyncGenerator[Chunk]:
+        if request.sampling.guide == REFUSED:
+            raise invalid("guide", "cannot be followed")
         self.seen.append(request)
         self.num_waiting += 1
         try:
@@ -64,8 +76,10 @@ class ScriptedEngine:
         words = answer(request)
         while words[-1] in ENDLESS:
             yield Chunk(ENDLESS[words[-1]], (0,))
+        likely = request.sampling.logprobs is not None
         for i, word in enumerate(words):
-            yield Chunk(word + " ", (i,))
+            token = TokenLogprob(i, -0.5, word.encode(), (TokenLogprob(i + 1, -0.25, b"\xc3"),))
+            yield Chunk(word + " ", (i,), logprobs=(token,) if likely else ())
         yield Chunk("", (), FinishReason.STOP, Usage(len(words) + 10, 10, len(words)))
 
     async def ended(self) -> None:

@@ -33,6 +33,8 @@ class WatchedEngine(ScriptedEngine):
         self.may_start.set()
         self.fails: Exception | None = None
         self.history: list[str] = []
+        self.is_interrupted = asyncio.Event()
+        self.is_answering = asyncio.Event()
 
     async def start(self) -> None:
         await self.may_start.wait()
@@ -45,6 +47,12 @@ class WatchedEngine(ScriptedEngine):
             yield chunk
         self.history.append("answered")
 
+    async def interrupted(self) -> None:
+        await self.is_interrupted.wait()
+
+    async def answering(self) -> None:
+        await self.is_answering.wait()
+
     async def close(self) -> None:
         await super().close()
         self.history.append("closed")
@@ -54,10 +62,12 @@ class WatchedEngine(ScriptedEngine):
 def engine(monkeypatch: pytest.MonkeyPatch) -> WatchedEngine:
     engine = WatchedEngine()
 
-    def make(model: ModelSettings, settings: EngineSettings) -> WatchedEngine:
+    def make(
+        model: ModelSettings, settings: EngineSettings, *, longest_step_s: float
+    ) -> WatchedEngine:
         return engine
 
-    monkeypatch.setattr(app, "make_engine", make)
+    monkeypatch.setattr(app, "Supervisor", make)
     return engine
 
 
@@ -76,12 +86,8 @@ async def test_a_picture_is_answered_before_anybody_is_told_to_come(engine: Watc
         assert await caller.is_serving()
         assert await caller.is_serving("")
         assert house.first_answer.endswith("Describe the image")
-    assert stages == [
-        "importing the engine",
-        "loading the model",
-        "answering the first picture",
-    ]
-    assert list(house.seconds) == ["engine", "model", "first answer"]
+    assert stages == ["loading the model", "answering the first picture"]
+    assert list(house.seconds) == ["model", "first answer"]
     assert engine.history[-1] == "closed"
 
 
@@ -212,3 +218,22 @@ async def test_a_dead_engine_ends_the_server(
     with pytest.raises(ServeError, match="the engine has died"):
         await serving
     assert engine.history[-1] == "closed"
+
+
+async def test_health_follows_the_engine(engine: WatchedEngine) -> None:
+    async with app.running(settings()) as house, client(house) as caller:
+        assert await caller.is_serving()
+        num_asked = len(engine.seen)
+        engine.is_interrupted.set()
+        await asyncio.sleep(0.1)
+        assert not await caller.is_serving()
+        assert len(engine.seen) == num_asked + 1  # the picture, once more
+        assert not await caller.is_serving()  # until an answer to it came through the wall
+        engine.is_interrupted.clear()
+        engine.is_answering.set()
+        await asyncio.sleep(0.1)
+        assert await caller.is_serving()
+        engine.is_answering.clear()
+        engine.is_interrupted.set()
+        await asyncio.sleep(0.1)
+        assert not await caller.is_serving()

@@ -2,7 +2,9 @@
 
 import asyncio
 import time
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,7 +14,16 @@ from tests.scripted import MODEL, ScriptedEngine
 from vlserve.errors import Code, ServeError, invalid
 from vlserve.service import MIN_RETRY_S, Queue, Service, check
 from vlserve.settings import LimitSettings
-from vlserve.types import ChatRequest, ImageRef, Message, Role, SamplingParams
+from vlserve.types import (
+    MAX_SEED,
+    ChatRequest,
+    Chunk,
+    ImageRef,
+    Message,
+    Request,
+    Role,
+    SamplingParams,
+)
 
 
 def request(*content: str | ImageRef, **fields: Any) -> ChatRequest:
@@ -110,6 +121,109 @@ async def test_before_open_and_while_draining_nobody_comes_in() -> None:
     assert not draining.done()
     assert await running == "a b c "
     await asyncio.wait_for(draining, 1)
+
+
+def several(n: int, **sampling: Any) -> SamplingParams:
+    return SamplingParams(n=n, **sampling)
+
+
+async def test_several_answers_are_several_requests_with_the_next_seeds() -> None:
+    engine = ScriptedEngine()
+    service = opened(engine)
+    wanted = request(ImageRef(png()), "a b", sampling=several(3, seed=MAX_SEED, temperature=1.0))
+    chunks = [chunk async for chunk in service.chat(wanted)]
+    alone = [chunk async for chunk in service.chat(request(ImageRef(png()), "a b"))]
+    for index in range(3):
+        its = [replace(chunk, index=0) for chunk in chunks if chunk.index == index]
+        assert its == alone
+    seen = engine.seen[:3]
+    assert [each.sampling.seed for each in seen] == [MAX_SEED, 0, 1]
+    assert {each.sampling.n for each in seen} == {1}
+    assert [each.id.rsplit("-", 1)[1] for each in seen] == ["0", "1", "2"]
+    assert len({id(each.messages) for each in seen}) == 1
+    # Not one after the other, but as they come.
+    assert [chunk.index for chunk in chunks[:3]] != [0, 0, 0]
+    assert (service.num_inside, engine.num_running) == (0, 0)
+
+
+async def test_without_a_seed_each_answer_has_none() -> None:
+    engine = ScriptedEngine()
+    await text(opened(engine), request("a", sampling=several(2)))
+    assert [each.sampling.seed for each in engine.seen] == [None, None]
+
+
+async def test_leaving_several_answers_frees_everything(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    engine = ScriptedEngine(num_slots=4)
+    service = opened(engine, max_waiting=12)
+    wanted = request("hold", sampling=several(6))
+    num_left = 0
+    for num_read in (0, 1, 2, 7, 30):
+        async with aclosing(service.chat(wanted)) as pieces:
+            for _ in range(num_read):
+                await anext(pieces)
+                assert service.num_inside == 6
+        assert (service.num_inside, engine.num_running, engine.num_waiting) == (0, 0, 0)
+        task = asyncio.create_task(text(service, wanted))
+        await until(lambda: engine.num_running == 4)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert (service.num_inside, engine.num_running, engine.num_waiting) == (0, 0, 0)
+        num_left += 2
+    with capsys.disabled():
+        print(f"requests for 6 answers that were left: tried {num_left}, freed {num_left}")
+
+
+async def test_the_deadline_of_several_answers_ends_all() -> None:
+    engine = ScriptedEngine(step_s=0.01)
+    service = opened(engine)
+    error = await refused(service, request("hold", sampling=several(3)), timeout_s=0.1)
+    assert error.code is Code.DEADLINE_EXCEEDED
+    assert service.num_inside == engine.num_running == 0
+
+
+async def test_one_answer_that_fails_ends_all_with_its_error() -> None:
+    class FailingThird(ScriptedEngine):
+        async def generate(self, request: Request) -> AsyncGenerator[Chunk]:
+            async with aclosing(super().generate(request)) as chunks:
+                async for chunk in chunks:
+                    if request.id.endswith("-2"):
+                        raise ServeError(Code.INTERNAL, "the request failed")
+                    yield chunk
+
+    engine = FailingThird()
+    service = opened(engine)
+    assert (await refused(service, request("hold", sampling=several(3)))).code is Code.INTERNAL
+    assert service.num_inside == engine.num_running == 0
+
+
+async def test_nobody_reads_ahead_of_a_slow_reader_of_several_answers() -> None:
+    engine = ScriptedEngine()
+    async with aclosing(opened(engine).chat(request("flood", sampling=several(2)))) as pieces:
+        await anext(pieces)
+        await asyncio.sleep(0.05)
+        assert engine.num_steps < 10
+
+
+async def test_several_answers_have_their_places_all_at_once_or_not_at_all() -> None:
+    engine = ScriptedEngine(num_slots=2)
+    service = opened(engine, max_waiting=2)
+    async with aclosing(service.chat(request("hold"))) as holding:
+        await anext(holding)
+        error = await refused(service, request("a", sampling=several(4)))
+        assert error.code is Code.OVERLOADED
+        assert error.retry_after_s is not None
+        assert service.num_inside == 1
+        async with aclosing(service.chat(request("hold", sampling=several(3)))) as others:
+            await anext(others)
+            assert service.num_inside == 4
+            assert (await refused(service, request("a"))).code is Code.OVERLOADED
+        assert service.num_inside == 1
+    error = await refused(service, request("a", sampling=several(5)))
+    assert (error.code, error.field) == (Code.INVALID_ARGUMENT, "n")
+    assert service.num_inside == 0
 
 
 async def test_all_pictures_of_a_request_are_loaded_and_keep_their_places() -> None:

@@ -2,27 +2,29 @@
 
 Opening: listen (NOT_SERVING), start the engine, let requests in, answer the bundled picture
 through the whole hall, SERVING. Closing is the same backwards: NOT_SERVING, refuse new requests
-and finish what runs, close the door, close the engine.
+and finish what runs, close the door, close the engine. In between, health follows the engine's
+process: NOT_SERVING when it dies, SERVING when the one after it has answered.
 """
 
 import asyncio
 import signal
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from importlib import resources
 from typing import Final
 
 from vlserve.doors.grpc.server import GrpcDoor
 from vlserve.engines.base import Engine, EngineInfo
-from vlserve.engines.catalog import make_engine
+from vlserve.engines.supervisor import STALLED_S, Supervisor
 from vlserve.errors import Code, ServeError
 from vlserve.service import Service
 from vlserve.settings import LimitSettings, Settings
 from vlserve.types import ChatRequest, ImageRef, Message, Role, SamplingParams
 
 EXAMPLE_QUESTION: Final = "Describe the image"
+_ASK_AGAIN_S: Final = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +50,7 @@ async def hall(settings: Settings) -> AsyncIterator[Service]:
 
     Raises ServeError or whatever the engine raises at its start.
     """
-    engine = make_engine(settings.model, settings.engine)
+    engine = _engine(settings)
     async with AsyncExitStack() as closing:
         service = _service(engine, settings, closing)
         await engine.start()
@@ -65,9 +67,7 @@ async def running(
     Raises OSError where the address cannot be had, and what `hall` raises.
     """
     begin_s = time.monotonic()
-    on_stage("importing the engine")
-    engine = make_engine(settings.model, settings.engine)
-    imported_s = time.monotonic()
+    engine = _engine(settings)
     async with AsyncExitStack() as closing:
         service = _service(engine, settings, closing)
         door = GrpcDoor(service, settings.limits, settings.grpc)
@@ -83,11 +83,9 @@ async def running(
         closing.push_async_callback(door.announce, is_serving=False)
         await door.announce(is_serving=True)
         answered_s = time.monotonic()
-        seconds = {
-            "engine": imported_s - begin_s,
-            "model": loaded_s - imported_s,
-            "first answer": answered_s - loaded_s,
-        }
+        telling = asyncio.create_task(_tell_health(engine, service, door, settings.limits))
+        closing.push_async_callback(_cancel, telling)
+        seconds = {"model": loaded_s - begin_s, "first answer": answered_s - loaded_s}
         yield App(engine.info, door.address, first_answer, seconds, engine.ended)
 
 
@@ -116,6 +114,12 @@ async def serve(
             loop.remove_signal_handler(number)
 
 
+def _engine(settings: Settings) -> Supervisor:
+    # A step may take as long as a request: what takes longer answers nobody.
+    longest_step_s = max(STALLED_S, settings.limits.timeout_s)
+    return Supervisor(settings.model, settings.engine, longest_step_s=longest_step_s)
+
+
 def _service(engine: Engine, settings: Settings, closing: AsyncExitStack) -> Service:
     closing.push_async_callback(engine.close)
     service = Service(engine, settings.limits)
@@ -130,6 +134,35 @@ async def _drain(service: Service, engine: Engine, longest_s: float) -> None:
             await service.drain()
     except TimeoutError:
         await engine.close()
+
+
+async def _tell_health(
+    engine: Supervisor, service: Service, door: GrpcDoor, limits: LimitSettings
+) -> None:
+    while True:
+        await engine.interrupted()
+        await door.announce(is_serving=False)
+        # Whoever waited is the proof as well, where no place is left for the picture.
+        asking = asyncio.create_task(_ask_until_answered(service, limits))
+        try:
+            await engine.answering()
+        finally:
+            await _cancel(asking)
+        await door.announce(is_serving=True)
+
+
+async def _ask_until_answered(service: Service, limits: LimitSettings) -> None:
+    while True:
+        with suppress(ServeError):
+            await _first_answer(service, limits)
+            return
+        await asyncio.sleep(_ASK_AGAIN_S)
+
+
+async def _cancel(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    with suppress(asyncio.CancelledError):
+        await task
 
 
 async def _first_answer(service: Service, limits: LimitSettings) -> str:

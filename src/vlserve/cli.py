@@ -1,4 +1,4 @@
-"""The command line: serve, ask, models, settings.
+"""The command line: serve, ask, bench, models, settings.
 
 What is heavy is imported by the command that needs it, so that help and settings come at once.
 """
@@ -19,6 +19,7 @@ from rich.table import Table
 from rich.text import Text
 
 from vlserve import settings as settings_room
+from vlserve.bench.command import bench
 from vlserve.errors import ServeError
 from vlserve.settings import MIB, Settings, WrongSettings
 from vlserve.types import ChatRequest, ImageRef, Message, Role, SamplingParams
@@ -153,9 +154,9 @@ async def _answer(
     address = server or settings.grpc.address()
     async with GrpcClient(address, settings.limits.max_message_mib) as client:
         if await client.is_serving():
-            async with aclosing(client.ask(request)) as pieces:
-                async for piece in pieces:
-                    yield piece
+            async with aclosing(client.ask(request)) as chunks:
+                async for chunk in chunks:
+                    yield chunk.text
             return
     if server is not None:
         raise OSError(f"no server that serves answers at {server}")
@@ -167,6 +168,9 @@ async def _answer(
         async with aclosing(service.chat(request)) as chunks:
             async for chunk in chunks:
                 yield chunk.text
+
+
+cli.command()(bench)
 
 
 @cli.command("models")

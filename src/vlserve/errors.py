@@ -18,8 +18,9 @@ class ServeError(Exception):
     """A request that ends without its answer.
 
     `message` is a fixed text of ours that is safe to show to any caller: never another
-    exception's text, a path or an address. `field` names the caller's field at fault, as the
-    caller wrote it. `retry_after_s` is set on OVERLOADED and UNAVAILABLE only.
+    exception's text, a path or an address, but for what a compiler says of the caller's own guide.
+    `field` names the caller's field at fault, as the caller wrote it. `retry_after_s` is set on
+    OVERLOADED and UNAVAILABLE only.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""ImageRef -> Image: the only room that decodes a byte.
+"""ImageRef -> Image: the only room that decodes a byte, and the home of Pillow.
 
 What comes in is not trusted. The format is one of a short list, the size is read from the
 header and judged before a pixel is decoded, and what cannot be decoded whole is refused with a
@@ -18,6 +18,7 @@ import warnings
 from typing import Final
 
 import numpy as np
+import numpy.typing as npt
 from PIL import Image as Pillow
 from PIL import ImageCms, TiffImagePlugin, UnidentifiedImageError
 
@@ -42,6 +43,15 @@ _WHITE: Final = (255, 255, 255)
 # Filters are per process, not per thread, so this one is set once. A picture above Pillow's own
 # bound (about 89 million pixels) is an error wherever Pillow notices it, not a line in a log.
 warnings.filterwarnings("error", category=Pillow.DecompressionBombWarning)
+
+
+def num_pixels(ref: ImageRef) -> int:
+    """Width times height by a picture's header; 0 where it has none, which `load` will say."""
+    try:
+        with Pillow.open(io.BytesIO(ref.data), formats=FORMATS) as picture:
+            return picture.width * picture.height
+    except Exception:  # a broken file makes Pillow raise nearly anything
+        return 0
 
 
 def load(ref: ImageRef, max_pixels: int) -> Image:
@@ -88,6 +98,13 @@ def _decoded(ref: ImageRef, max_pixels: int) -> Pillow.Image:
     if picture.mode in ("I", "F", "LAB"):
         raise invalid(ref.field, "has a sample format that is not supported")
     return picture
+
+
+def png(pixels: npt.NDArray[np.uint8]) -> bytes:
+    """uint8[height, width, 3] as a PNG file: what a client of ours sends."""
+    file = io.BytesIO()
+    Pillow.fromarray(pixels).save(file, "PNG", compress_level=1)
+    return file.getvalue()
 
 
 def _orientation(picture: Pillow.Image) -> int:

@@ -4,16 +4,27 @@ import asyncio
 import os
 import uuid
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, contextmanager
+from dataclasses import replace
 from typing import Final
 
 from vlserve import media
+from vlserve.budget import Budget
 from vlserve.engines.base import Engine, EngineInfo
 from vlserve.errors import Code, ServeError, invalid
 from vlserve.settings import LimitSettings
-from vlserve.types import ChatRequest, Chunk, Image, ImageRef, Message, Request, Role
+from vlserve.types import (
+    MAX_SEED,
+    ChatRequest,
+    Chunk,
+    Image,
+    ImageRef,
+    Message,
+    Request,
+    Role,
+)
 
 MIN_RETRY_S: Final = 0.1
 _DECODERS: Final = min(4, os.cpu_count() or 1)
@@ -50,40 +61,42 @@ class Queue:
         return self._num_inside
 
     @contextmanager
-    def permit(self) -> Iterator[None]:
-        """A place for as long as the context lasts. Raises ServeError(OVERLOADED) at once
-        where there is none."""
-        if self._num_inside >= self._num_places:
+    def permit(self, num: int = 1) -> Iterator[None]:
+        """`num` places for as long as the context lasts. Raises ServeError at once where there
+        are not so many: OVERLOADED, or INVALID_ARGUMENT naming `n` where there never will be."""
+        if num > self._num_places:
+            raise invalid("n", f"must be at most {self._num_places}")
+        if self._num_inside + num > self._num_places:
             raise ServeError(
                 Code.OVERLOADED,
                 "too many requests are running and waiting",
-                retry_after_s=self._retry_after_s(),
+                retry_after_s=self._retry_after_s(num),
             )
         begin_s = asyncio.get_running_loop().time()
-        self._num_inside += 1
-        if self._num_inside == self._num_running + 1:  # the first who waits
+        if self._num_inside <= self._num_running < self._num_inside + num:  # the first who waits
             self._last_free_s = begin_s
+        self._num_inside += num
         self._empty.clear()
         try:
             yield
         finally:
-            self._release(begin_s)
+            self._release(begin_s, num)
 
     async def empty(self) -> None:
         """Returns when nobody is inside."""
         await self._empty.wait()
 
-    def _release(self, begin_s: float) -> None:
+    def _release(self, begin_s: float, num: int) -> None:
         now = asyncio.get_running_loop().time()
-        if self._num_inside > self._num_running:  # somebody waited for this place
-            self._intervals_s.append(now - self._last_free_s)
+        if self._num_inside > self._num_running:  # somebody waited for these places
+            self._intervals_s.append((now - self._last_free_s) / num)
             self._last_free_s = now
         self._durations_s.append(now - begin_s)
-        self._num_inside -= 1
+        self._num_inside -= num
         if self._num_inside == 0:
             self._empty.set()
 
-    def _retry_after_s(self) -> float:
+    def _retry_after_s(self, num: int) -> float:
         now = asyncio.get_running_loop().time()
         if self._intervals_s:
             interval_s = sum(self._intervals_s) / len(self._intervals_s)
@@ -93,8 +106,8 @@ class Queue:
         # So many at most, and no longer than until whoever is inside has timed out. Then from the
         # beginning: one who keeps asking too early must not send all others far away.
         latest = now + min(self._longest_s, _ROUNDS * self._num_places * interval_s)
-        promised_s = max(now, self._promised_s) + interval_s
-        self._promised_s = promised_s if promised_s <= latest else now + interval_s
+        promised_s = max(now, self._promised_s) + num * interval_s
+        self._promised_s = promised_s if promised_s <= latest else now + num * interval_s
         return min(self._longest_s, max(MIN_RETRY_S, self._promised_s - now))
 
 
@@ -106,11 +119,12 @@ class Service:
         self._limits = limits
         self._queue: Queue | None = None
         self._is_draining = False
+        self._decoded = Budget(limits.max_decoded_pixels)
         self._decoders = ThreadPoolExecutor(_DECODERS, thread_name_prefix="decode")
 
     @property
     def num_inside(self) -> int:
-        """Requests that hold a permit: running and waiting ones."""
+        """Permits that are out: one for each answer that is being made or waits for it."""
         return self._queue.num_inside if self._queue else 0
 
     def models(self) -> tuple[EngineInfo, ...]:
@@ -137,12 +151,14 @@ class Service:
     async def chat(
         self, request: ChatRequest, timeout_s: float | None = None
     ) -> AsyncGenerator[Chunk]:
-        """The answer, piece by piece, the last piece with a finish reason.
+        """The answer, piece by piece, the last piece with a finish reason; of several answers
+        the pieces as they come, each with its answer's `index`, and a last piece for each.
 
-        `timeout_s` is the caller's deadline; the limit's own holds as well. Closing the iterator
-        at any time ends the work. Raises ServeError: NOT_FOUND for a model that is not served,
-        INVALID_ARGUMENT naming the field, OVERLOADED with a time to come again,
-        DEADLINE_EXCEEDED, UNAVAILABLE while starting or draining, or what the engine raises.
+        Each answer takes a place of its own, all of them at once or none. `timeout_s` is the
+        caller's deadline; the limit's own holds as well. Closing the iterator at any time ends
+        the work. Raises ServeError: NOT_FOUND for a model that is not served, INVALID_ARGUMENT
+        naming the field, OVERLOADED with a time to come again, DEADLINE_EXCEEDED, UNAVAILABLE
+        while starting or draining, or what the engine raises.
         """
         limit_s = self._limits.timeout_s
         deadline_s = asyncio.get_running_loop().time() + (
@@ -152,24 +168,29 @@ class Service:
         if request.model not in ("", self._engine.info.model):
             raise ServeError(Code.NOT_FOUND, "is not a model that is served here", field="model")
         check(request, self._limits)
-        with queue.permit():
+        with queue.permit(request.sampling.n):
             async with aclosing(self._answer(request)) as answer:
                 while (chunk := await _before(deadline_s, answer)) is not None:
                     yield chunk
 
     async def _answer(self, request: ChatRequest) -> AsyncGenerator[Chunk]:
         # Nothing here keeps the decoded pictures: the engine lets them go once it has seen them.
-        chunks = self._engine.generate(
-            Request(
-                uuid.uuid4().hex,
-                await self._loaded(request.messages),
-                request.sampling,
-                request.tenant,
-            )
-        )
-        async with aclosing(chunks):
-            async for chunk in chunks:
-                yield chunk
+        async with self._decoded.share(await self._num_pixels(request)) as share:
+            answers = [
+                self._engine.generate(each)
+                for each in _single_answers(request, await self._loaded(request.messages))
+            ]
+            chunks = answers[0] if len(answers) == 1 else _merged(answers)
+            async with aclosing(chunks):
+                async for chunk in chunks:
+                    share.give_back()
+                    yield chunk
+
+    async def _num_pixels(self, request: ChatRequest) -> int:
+        loop = asyncio.get_running_loop()
+        refs = [ref for message in request.messages for ref in message.pictures()]
+        counts = (loop.run_in_executor(self._decoders, media.num_pixels, ref) for ref in refs)
+        return sum(await asyncio.gather(*counts))
 
     async def _loaded(self, messages: tuple[Message[ImageRef], ...]) -> tuple[Message[Image], ...]:
         """All pictures of a request decoded together, off the event loop."""
@@ -197,6 +218,54 @@ class Service:
             return self._queue
         message = "the server is shutting down" if self._is_draining else "the server is starting"
         raise ServeError(Code.UNAVAILABLE, message, retry_after_s=_FIRST_DURATION_S)
+
+
+def _single_answers(
+    request: ChatRequest, messages: tuple[Message[Image], ...]
+) -> Iterator[Request]:
+    """The requests for each of the answers, which share the pictures."""
+    sampling = request.sampling
+    name, seed = uuid.uuid4().hex, sampling.seed
+    for i in range(sampling.n):
+        its_seed = None if seed is None else (seed + i) % (MAX_SEED + 1)
+        yield Request(
+            name if sampling.n == 1 else f"{name}-{i}",
+            messages,
+            replace(sampling, n=1, seed=its_seed),
+            request.tenant,
+        )
+
+
+async def _merged(answers: Sequence[AsyncGenerator[Chunk]]) -> AsyncGenerator[Chunk]:
+    """The chunks of all answers as they come. One that fails ends all, with its error."""
+    chunks: asyncio.Queue[Chunk | Exception] = asyncio.Queue()
+    # One place for each, for an answer that nobody reads waits, as it does alone. One place for
+    # all would go to whoever comes at the right moment, and to the same one again and again.
+    places = [asyncio.Semaphore() for _ in answers]
+
+    async def read(index: int, answer: AsyncGenerator[Chunk]) -> None:
+        try:
+            async with aclosing(answer):
+                async for chunk in answer:
+                    await places[index].acquire()
+                    chunks.put_nowait(replace(chunk, index=index))
+        except Exception as error:
+            chunks.put_nowait(error)
+
+    readers = [asyncio.create_task(read(i, answer)) for i, answer in enumerate(answers)]
+    try:
+        num_left = len(readers)
+        while num_left:
+            chunk = await chunks.get()
+            if isinstance(chunk, Exception):
+                raise chunk
+            num_left -= chunk.finish_reason is not None
+            places[chunk.index].release()
+            yield chunk
+    finally:
+        for reader in readers:
+            reader.cancel()
+        await asyncio.wait(readers)
 
 
 async def _before(deadline_s: float, chunks: AsyncIterator[Chunk]) -> Chunk | None:

@@ -75,6 +75,11 @@ class LimitSettings(_Room):
         le=PILLOW_MAX_PIXELS,
         description="width times height of a picture, judged before decoding",
     )
+    max_decoded_pixels: int = Field(
+        200_000_000,
+        ge=EXAMPLE_PIXELS,
+        description="decoded pixels that wait to be seen, of all requests; more wait encoded",
+    )
     max_new_tokens: int = Field(4096, ge=1, description="largest max_tokens of a request")
     timeout_s: float = Field(120.0, gt=0, description="longest time of a request, s")
     drain_s: float = Field(

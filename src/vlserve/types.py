@@ -1,8 +1,9 @@
 """The nouns of a request's trip: ChatRequest -> Request -> (Sequence) -> Chunk."""
 
 import math
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Generic, TypeVar
 
@@ -16,10 +17,14 @@ MAX_STOP_STRINGS = 16
 MAX_STOP_CHARACTERS = 256
 MAX_STOP_TOKENS = 64
 MAX_BIASED_TOKENS = 1024
+MAX_ANSWERS = 16
+MAX_TOP_LOGPROBS = 20
+MAX_GUIDE_CHARACTERS = 65_536
 DEFAULT_MAX_TOKENS = 200
 
 
 Picture = TypeVar("Picture")
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class Role(StrEnum):
@@ -78,6 +83,47 @@ class Message(Generic[Picture]):
         return (part for part in self.content if not isinstance(part, str))
 
 
+class GuideKind(StrEnum):
+    """What a Guide holds an answer to."""
+
+    JSON_OBJECT = "json_object"
+    JSON_SCHEMA = "json_schema"
+    REGEX = "regex"
+    CHOICE = "choice"
+
+
+@dataclass(frozen=True, slots=True)
+class Guide:
+    """What an answer must be: tokens that lead elsewhere are not picked.
+
+    A JSON object of any content, JSON that fits the schema in `text`, a text that the regular
+    expression in `text` matches as a whole (the syntax of Rust's regex crate, without look-around
+    and back-references), or one of `choices`. An answer that `max_tokens` or a stop string cuts
+    short is only the beginning of one.
+
+    Raises ServeError(INVALID_ARGUMENT, field="guide") for a guide without its content or with
+    another kind's, and beyond MAX_GUIDE_CHARACTERS.
+    """
+
+    kind: GuideKind
+    text: str = ""
+    choices: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        wants_text = self.kind in (GuideKind.JSON_SCHEMA, GuideKind.REGEX)
+        num_characters = len(self.text) + sum(map(len, self.choices))
+        for is_right, message in (
+            (bool(self.text) or not wants_text, "must not be empty"),
+            (wants_text or not self.text, f"{self.kind} has no text"),
+            (bool(self.choices) == (self.kind is GuideKind.CHOICE), "choices belong to a choice"),
+            (all(self.choices), "no choice may be empty"),
+            (num_characters <= MAX_GUIDE_CHARACTERS, f"at most {MAX_GUIDE_CHARACTERS} characters"),
+            (not _SURROGATE.search(self.text + "".join(self.choices)), "is no Unicode text"),
+        ):
+            if not is_right:
+                raise invalid("guide", message)
+
+
 @dataclass(frozen=True, slots=True)
 class SamplingParams:
     """How the next token is chosen and when to stop.
@@ -92,6 +138,12 @@ class SamplingParams:
     divides positive logits of tokens in prompt or answer and multiplies negative ones (N. S.
     Keskar et al., "CTRL", 2019); None is the model's own. `logit_bias` maps token ids to what is
     added to their logits.
+
+    `n` answers are drawn, each as if asked for alone, the i-th with `seed` + i. `logprobs` asks for
+    the log-probability of each token of the answer, and for those of the `logprobs` likeliest at
+    its place; None asks for nothing. They are the model's own: the log-softmax of its logits before
+    temperature, penalties, biases, filters and guide. Where a `guide` and the other rules
+    (`min_tokens`, or tokens that the model never says) leave no token together, the guide wins.
 
     Raises ServeError(INVALID_ARGUMENT) naming the field of a value out of bounds.
     """
@@ -109,6 +161,9 @@ class SamplingParams:
     logit_bias: Mapping[int, float] = field(default_factory=dict)
     min_tokens: int = 0
     stop_token_ids: tuple[int, ...] = ()
+    n: int = 1
+    logprobs: int | None = None
+    guide: Guide | None = None
 
     def __post_init__(self) -> None:
         is_warm = math.isfinite(self.temperature) and 0 <= self.temperature <= 2
@@ -153,6 +208,12 @@ class SamplingParams:
                 "stop_token_ids",
                 f"at most {MAX_STOP_TOKENS} tokens",
             ),
+            (1 <= self.n <= MAX_ANSWERS, "n", f"must be between 1 and {MAX_ANSWERS}"),
+            (
+                self.logprobs is None or 0 <= self.logprobs <= MAX_TOP_LOGPROBS,
+                "logprobs",
+                f"must be between 0 and {MAX_TOP_LOGPROBS}",
+            ),
         ):
             if not is_right:
                 raise invalid(name, message)
@@ -172,7 +233,8 @@ class ChatRequest:
 @dataclass(frozen=True, slots=True)
 class Request:
     """What an engine is given: admitted, its pictures decoded. From here on no fault is the
-    caller's, but for a prompt that is longer than the model's context."""
+    caller's, but for a prompt that is longer than the model's context and a guide that cannot be
+    followed. It asks for one answer: `sampling.n` is 1."""
 
     id: str
     messages: tuple[Message[Image], ...]
@@ -196,14 +258,48 @@ class Usage:
         return self.prompt_tokens - self.image_tokens
 
 
+def total_usage(usages: Iterable[Usage]) -> Usage:
+    """The usage of a request with several answers: its prompt counts once.
+
+    `usages` must not be empty.
+    """
+    each = list(usages)
+    return replace(each[0], completion_tokens=sum(usage.completion_tokens for usage in each))
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """How likely a token was: `logprob` is the natural logarithm, 0 at most.
+
+    `data` are the token's own bytes, which may be a part of a character; `text` shows them, such a
+    part as U+FFFD. A special token is its name. `top` are the likeliest tokens at the same place,
+    the likeliest first.
+    """
+
+    token_id: int
+    logprob: float
+    data: bytes
+    top: tuple["TokenLogprob", ...] = ()
+
+    @property
+    def text(self) -> str:
+        """The token as text."""
+        return self.data.decode(errors="replace")
+
+
 @dataclass(frozen=True, slots=True)
 class Chunk:
     """A piece of an answer. The last one, and only it, has `finish_reason` and `usage`.
 
-    `text` may be empty while a character or a possible stop string is still incomplete.
+    `text` may be empty while a character or a possible stop string is still incomplete. `logprobs`
+    has one for each of `token_ids` where the request asks for them, and goes with these, not with
+    `text`. `index` says which of a request's answers this is a piece of; each answer has its own
+    last piece, and the usage there is of that answer alone.
     """
 
     text: str
     token_ids: tuple[int, ...] = ()
     finish_reason: FinishReason | None = None
     usage: Usage | None = None
+    index: int = 0
+    logprobs: tuple[TokenLogprob, ...] = ()

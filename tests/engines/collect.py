@@ -9,7 +9,7 @@ from unittest import mock
 
 import torch
 
-from vlserve.engines.base import Engine
+from vlserve.engines.base import BEGUN, Engine
 from vlserve.engines.native.engine import NativeEngine
 from vlserve.engines.native.paged_runner import PagedRunner
 from vlserve.engines.native.runner import Runner
@@ -31,7 +31,7 @@ class Answer:
 
 async def answer(engine: Engine, request: Request) -> Answer:
     """The whole answer; asserts that only the last chunk ends it."""
-    chunks = [chunk async for chunk in engine.generate(request)]
+    chunks = [chunk async for chunk in engine.generate(request) if chunk != BEGUN]
     last = chunks[-1]
     assert last.finish_reason is not None
     assert last.usage is not None

@@ -3,20 +3,26 @@
 import asyncio
 import contextlib
 import random
+import re
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import pytest_asyncio
 
 from tests.asked import picture, request
 from tests.engines.collect import answer
 from tests.tiny_model import write_tiny_model
 from vlserve.engines.base import Engine
 from vlserve.engines.catalog import ENGINES, make_engine
+from vlserve.engines.supervisor import Supervisor
+from vlserve.engines.worker import BEAT_S
 from vlserve.errors import Code, ServeError
 from vlserve.settings import EngineSettings, ModelSettings
-from vlserve.types import FinishReason, Message, Request, Role, SamplingParams
+from vlserve.types import FinishReason, Guide, GuideKind, Message, Request, Role, SamplingParams
 
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 MAX_RUNNING = 3
 
 
@@ -25,10 +31,16 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_tiny_model(tmp_path_factory.mktemp("tiny") / "model")
 
 
-@pytest.fixture(params=list(ENGINES))
+@pytest_asyncio.fixture(
+    scope="module",
+    loop_scope="module",
+    params=[(kind, make) for make in (make_engine, Supervisor) for kind in ENGINES],
+    ids=[*ENGINES, *(f"walled {kind}" for kind in ENGINES)],
+)
 async def engine(request: pytest.FixtureRequest, folder: Path) -> AsyncIterator[Engine]:
-    settings = EngineSettings(kind=request.param, max_running=MAX_RUNNING, cache_mib=16)
-    engine = make_engine(ModelSettings(path=str(folder), name="served"), settings)
+    kind, make = request.param
+    settings = EngineSettings(kind=kind, max_running=MAX_RUNNING, cache_mib=16)
+    engine: Engine = make(ModelSettings(path=str(folder), name="served"), settings)
     await engine.start()
     yield engine
     await engine.close()
@@ -40,8 +52,16 @@ def asked(text: str = "what is this?", max_tokens: int = 30, **sampling: object)
     return Request("r", (Message(Role.USER, (picture(rng), text)),), params)
 
 
+def asked_long(engine: Engine, name: str, max_tokens: int = 4000) -> Request:
+    """A question whose answer is still being made while its reader does something else: an echo
+    behind the wall does not wait for it."""
+    return asked(f"{name} " + "word " * (engine.info.max_context_tokens // 16), max_tokens)
+
+
 async def settle(engine: Engine, num_steps: int = 1) -> None:
     """Wait until the engine has stepped, or has nothing left to step for."""
+    if isinstance(engine, Supervisor):  # what it says of the process is as old as a beat
+        await asyncio.sleep(2 * BEAT_S)
     start = engine.load().num_steps
     while engine.load().num_running and engine.load().num_steps < start + num_steps:
         await asyncio.sleep(0.001)
@@ -90,7 +110,7 @@ async def test_more_requests_than_slots_all_finish(engine: Engine) -> None:
 
 
 async def test_closing_the_iterator_frees_the_slot_within_a_step(engine: Engine) -> None:
-    requests = [asked(f"question {i}", max_tokens=200) for i in range(MAX_RUNNING)]
+    requests = [asked_long(engine, f"question {i}") for i in range(MAX_RUNNING)]
     streams = [engine.generate(each) for each in requests]
     for stream in streams:
         await anext(stream)
@@ -101,7 +121,7 @@ async def test_closing_the_iterator_frees_the_slot_within_a_step(engine: Engine)
 
 
 async def test_a_cancelled_reader_who_waits_leaves_at_once(engine: Engine) -> None:
-    running = [engine.generate(asked(f"{i}", max_tokens=200)) for i in range(MAX_RUNNING)]
+    running = [engine.generate(asked_long(engine, f"{i}")) for i in range(MAX_RUNNING)]
     for stream in running:
         await anext(stream)
     waiting = asyncio.create_task(answer(engine, asked("late")))
@@ -124,21 +144,22 @@ async def test_a_prompt_that_never_fits_is_named(engine: Engine) -> None:
     assert engine.load().num_free_slots == MAX_RUNNING
 
 
-async def test_close_ends_everyone_with_unavailable(engine: Engine) -> None:
-    tasks = [
-        asyncio.create_task(answer(engine, asked(f"{i}", max_tokens=400)))
-        for i in range(2 * MAX_RUNNING)
-    ]
-    await asyncio.sleep(0)
-    while engine.load().num_steps < 2:
-        await asyncio.sleep(0)
-    await engine.close()
-    outcomes = await asyncio.gather(*tasks, return_exceptions=True)
-    assert all(isinstance(o, ServeError) and o.code is Code.UNAVAILABLE for o in outcomes)
-    with pytest.raises(ServeError) as caught:
-        await answer(engine, asked())
-    assert caught.value.code is Code.UNAVAILABLE
-    await engine.close()
+@pytest.mark.parametrize(
+    "sampling", [{"guide": Guide(GuideKind.REGEX, "[ab]{3}")}, {"logprobs": 2}]
+)
+async def test_guides_and_logprobs_are_served_or_refused_by_name(
+    engine: Engine, sampling: dict[str, Any]
+) -> None:
+    wanted = asked(max_tokens=5, **sampling)
+    if engine.info.engine == "echo":
+        with pytest.raises(ServeError) as caught:
+            await answer(engine, wanted)
+        assert caught.value.code is Code.INVALID_ARGUMENT
+        assert caught.value.field == next(iter(sampling))
+        return
+    got = await answer(engine, wanted)
+    assert re.fullmatch("[ab]{3}", got.text) or "guide" not in sampling
+    assert all(chunk.logprobs for chunk in got.chunks) == ("logprobs" in sampling)
 
 
 async def test_two_hundred_cancels_disturb_nobody(
@@ -182,3 +203,21 @@ async def test_two_hundred_cancels_disturb_nobody(
         print(f"{engine.info.engine}: cancelled {cancelled}, free slots {load.num_free_slots}")
     assert kept == [[text] * 4 for text in alone]
     assert (load.num_running, load.num_waiting, load.num_free_slots) == (0, 0, MAX_RUNNING)
+
+
+# The last, since all of them share an engine: to start one in a process takes seconds.
+async def test_close_ends_everyone_with_unavailable(engine: Engine) -> None:
+    tasks = [
+        asyncio.create_task(answer(engine, asked_long(engine, f"{i}")))
+        for i in range(2 * MAX_RUNNING)
+    ]
+    await asyncio.sleep(0)
+    while engine.load().num_steps < 2:
+        await asyncio.sleep(0)
+    await engine.close()
+    outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+    assert all(isinstance(o, ServeError) and o.code is Code.UNAVAILABLE for o in outcomes)
+    with pytest.raises(ServeError) as caught:
+        await answer(engine, asked())
+    assert caught.value.code is Code.UNAVAILABLE
+    await engine.close()

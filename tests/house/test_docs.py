@@ -26,7 +26,15 @@ PAGES = [
     ).stdout.split()
 ]
 # Whole runs of their own: a page may name them, and this test only asks make what it would do.
-WHOLE_RUNS = {"make setup", "make test", "make bench", "make model", "make eval-model"}
+WHOLE_RUNS = {
+    "make setup",
+    "make test",
+    "make bench",
+    "make bench-peers",
+    "make faults",
+    "make model",
+    "make eval-model",
+}
 SERVE = "make serve"
 READY = "ready"
 DOCUMENTED_PORT = "50051"

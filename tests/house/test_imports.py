@@ -51,6 +51,10 @@ def test_every_import_falls() -> None:
         ("service.py", "import grpc", "grpc at home"),
         ("service.py", "import PIL.Image", "Pillow at home"),
         ("app.py", "import torch", "torch at home"),
+        ("app.py", "import msgspec", "msgspec at home"),
+        ("service.py", "import llguidance", "llguidance at home"),
+        ("app.py", "import vlserve.bench.run", "Imports only fall"),
+        ("cli.py", "import openai", "openai and matplotlib at home"),
     ],
 )
 def test_a_deliberate_breach_is_found(copy: Path, file: str, line: str, contract: str) -> None:

@@ -8,6 +8,8 @@ from vlserve.types import Chunk, Request
 
 # When to try again after an engine that is closed: another process may be up by then.
 RETRY_S: Final = 1.0
+# What an engine may yield first of all: nothing yet, but the request runs from now on.
+BEGUN: Final = Chunk("")
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,10 +45,12 @@ class Load:
 class Engine(Protocol):
     """Answers requests.
 
-    `generate` yields at least one Chunk, the last with a finish reason; the first may be an empty
-    one without tokens, which says that the request begins to run. Closing the iterator
+    `generate` yields at least one Chunk, the last with a finish reason. It may yield BEGUN, an
+    empty one, as the request leaves the queue: whoever restarts an engine that dies tells by it
+    what may have killed it from what only waited. Closing the iterator
     (or cancelling the task that reads it) drops the request before the engine's next step.
-    It raises ServeError(INVALID_ARGUMENT, field="messages") for a prompt that does not fit,
+    Before its first Chunk it raises ServeError(INVALID_ARGUMENT), with field "messages" for a
+    prompt that does not fit and "guide" for a guide that cannot be followed. It raises
     ServeError(UNAVAILABLE) when the engine closes or dies underneath, and
     ServeError(INTERNAL) when this one request failed; the others are not disturbed.
     """

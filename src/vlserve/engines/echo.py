@@ -6,7 +6,7 @@ import zlib
 from collections import deque
 from collections.abc import AsyncGenerator
 
-from vlserve.engines.base import RETRY_S, EngineInfo, Load
+from vlserve.engines.base import BEGUN, RETRY_S, EngineInfo, Load
 from vlserve.engines.stop_strings import StopStrings
 from vlserve.errors import Code, ServeError, invalid
 from vlserve.settings import EngineSettings, ModelSettings
@@ -56,7 +56,11 @@ class EchoEngine:
         )
 
     async def generate(self, request: Request) -> AsyncGenerator[Chunk, None]:
-        """The account, a Chunk a word."""
+        """The account, a Chunk a word. Raises ServeError(INVALID_ARGUMENT) for what only a model
+        can do."""
+        for name in ("guide", "logprobs"):
+            if getattr(request.sampling, name) is not None:
+                raise invalid(name, "is not served by the echo engine, which holds no model")
         image_tokens = sum(1 for message in request.messages for _ in message.pictures())
         account = "; ".join(_account(message) for message in request.messages)
         prompt_tokens = image_tokens + sum(
@@ -73,6 +77,7 @@ class EchoEngine:
         stop = StopStrings(request.sampling.stop)
         await self._take_slot()
         try:
+            yield BEGUN
             for count, word in enumerate(words, 1):
                 await self._step()
                 text = stop.push(word)

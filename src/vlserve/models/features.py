@@ -25,8 +25,9 @@ class ImageFeatures:
         pooled: torch.Tensor | Sequence[torch.Tensor],
         deepstack: Sequence[torch.Tensor | Sequence[torch.Tensor]] = (),
     ) -> "ImageFeatures":
-        """From what a model's `get_image_features` gives, whole or in parts."""
-        return cls(_rows(pooled), tuple(map(_rows, deepstack)))
+        """From what a model's `get_image_features` gives: whole or in parts, by Transformers'
+        version and the family."""
+        return cls(_whole(pooled), tuple(map(_whole, deepstack)))
 
     @property
     def num_tokens(self) -> int:
@@ -39,8 +40,7 @@ class ImageFeatures:
         return sum(each.nbytes for each in (self.rows, *self.deepstack))
 
 
-def _rows(parts: torch.Tensor | Sequence[torch.Tensor]) -> torch.Tensor:
-    """`[N, hidden_size]`, whether Transformers of this version gives a tensor or a list of them."""
+def _whole(parts: torch.Tensor | Sequence[torch.Tensor]) -> torch.Tensor:
     whole = parts if isinstance(parts, torch.Tensor) else torch.cat(list(parts))
     return whole.reshape(-1, whole.shape[-1])
 

@@ -1,6 +1,7 @@
 """What the calls answer and what they refuse, over a real channel."""
 
 import hashlib
+from dataclasses import replace
 from typing import Any
 
 import grpc
@@ -14,6 +15,7 @@ from tests.scripted import MODEL
 from vlserve.doors.grpc.pb import vision_pb2 as pb
 from vlserve.doors.grpc.server import GrpcDoor
 from vlserve.settings import GrpcSettings, LimitSettings
+from vlserve.types import ChatRequest, Guide, GuideKind, Message, Role, SamplingParams
 
 # One event loop for all: grpc.aio holds on to the first one that it meets.
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -111,6 +113,14 @@ REFUSED: list[tuple[str, dict[str, Any]]] = [
         },
     ),
     ("messages[0].parts[2].image", {"messages": [user(*[pb.Part(image=png())] * 3)]}),
+    ("sampling.n", {"prompt": "p", "sampling": pb.Sampling(n=0)}),
+    ("sampling.n", {"prompt": "p", "sampling": pb.Sampling(n=17)}),
+    ("sampling.logprobs", {"prompt": "p", "sampling": pb.Sampling(logprobs=21)}),
+    ("sampling.regex", {"prompt": "p", "sampling": pb.Sampling(regex="")}),
+    ("sampling.regex", {"prompt": "p", "sampling": pb.Sampling(regex="refused")}),
+    ("sampling.json_schema", {"prompt": "p", "sampling": pb.Sampling(json_schema="x" * 70_000)}),
+    ("sampling.choice", {"prompt": "p", "sampling": pb.Sampling(choice=pb.Choice())}),
+    ("sampling.choice", {"prompt": "p", "sampling": pb.Sampling(choice=pb.Choice(texts=[""]))}),
     ("sampling.temperature", {"prompt": "p", "sampling": pb.Sampling(temperature=2.5)}),
     ("sampling.temperature", {"prompt": "p", "sampling": pb.Sampling(temperature=float("nan"))}),
     ("sampling.top_p", {"prompt": "p", "sampling": pb.Sampling(top_p=0)}),
@@ -284,3 +294,76 @@ async def test_penalties_and_biases_arrive() -> None:
     assert (seen.min_p, seen.presence_penalty, seen.frequency_penalty) == (0.5, 1, -1)
     assert (seen.repetition_penalty, seen.logit_bias) == (1.5, {7: -2.5})
     assert (seen.min_tokens, seen.stop_token_ids) == (3, (4, 5))
+
+
+GUIDES = {
+    "json_object": (pb.Sampling(json_object=True), Guide(GuideKind.JSON_OBJECT)),
+    "json_object off": (pb.Sampling(json_object=False), None),
+    "json_schema": (pb.Sampling(json_schema="{}"), Guide(GuideKind.JSON_SCHEMA, "{}")),
+    "regex": (pb.Sampling(regex="a+"), Guide(GuideKind.REGEX, "a+")),
+    "choice": (
+        pb.Sampling(choice=pb.Choice(texts=["a", "b c"])),
+        Guide(GuideKind.CHOICE, choices=("a", "b c")),
+    ),
+    "none": (pb.Sampling(), None),
+}
+
+
+@pytest.mark.parametrize("name", GUIDES)
+async def test_guides_arrive_and_a_client_sends_them_as_they_are(name: str) -> None:
+    sampling, guide = GUIDES[name]
+    async with live() as house:
+        await house.client.chat(pb.VisionRequest(prompt="hello", sampling=sampling))
+        assert house.engine.seen[0].sampling.guide == guide
+        wanted = SamplingParams(guide=guide, logprobs=3, n=2, seed=4)
+        request = ChatRequest((Message(Role.USER, ("hello",)),), wanted)
+        assert [text async for text in house.client.ask(request)]
+    first, second = (each.sampling for each in house.engine.seen[1:])
+    assert (first, second) == (replace(wanted, n=1), replace(wanted, n=1, seed=5))
+
+
+async def test_a_part_of_a_guide_that_is_not_known_is_refused() -> None:
+    newer = pb.Choice.FromString(pb.Choice(texts=["a"]).SerializeToString() + b"\x78\x01")
+    wire = pb.VisionRequest(prompt="p", sampling=pb.Sampling(choice=newer))
+    async with live() as house:
+        error = (await refusal(house.client, wire, is_stream=False)).error
+    (violation,) = detail(error, error_details_pb2.BadRequest).field_violations
+    assert (violation.field, violation.description) == (
+        "sampling.choice",
+        "field number 15 is not known",
+    )
+
+
+async def test_several_answers_in_one_message_and_in_one_stream() -> None:
+    request = pb.VisionRequest(prompt="hello you", sampling=pb.Sampling(n=3))
+    async with live() as house:
+        whole = await house.client.chat(request)
+        pieces = [piece async for piece in house.client.chat_stream(request)]
+        assert house.service.num_inside == 0
+    answers = [whole, *whole.others]
+    assert [each.index for each in answers] == [0, 1, 2]
+    assert {each.text for each in answers} == {"hello you "}
+    assert {each.finish_reason for each in answers} == {pb.FINISH_REASON_STOP}
+    assert [each.HasField("usage") for each in answers] == [True, False, False]
+    assert (whole.usage.prompt_tokens, whole.usage.completion_tokens) == (12, 3 * 2)
+    for index in range(3):
+        its = [piece for piece in pieces if piece.index == index]
+        assert "".join(piece.text for piece in its) == "hello you "
+        assert [bool(piece.finish_reason) for piece in its] == [False] * (len(its) - 1) + [True]
+        assert (its[-1].usage.prompt_tokens, its[-1].usage.completion_tokens) == (12, 2)
+
+
+async def test_logprobs_come_with_their_tokens() -> None:
+    request = pb.VisionRequest(prompt="hello you", sampling=pb.Sampling(logprobs=1))
+    async with live() as house:
+        whole = await house.client.chat(request)
+        pieces = [piece async for piece in house.client.chat_stream(request)]
+        without = await house.client.chat(pb.VisionRequest(prompt="hello you"))
+    assert [token.text for token in whole.logprobs] == ["hello", "you"]
+    assert [len(piece.logprobs) for piece in pieces] == [1, 1, 0]
+    assert [token for piece in pieces for token in piece.logprobs] == list(whole.logprobs)
+    first = whole.logprobs[0]
+    assert (first.token_id, first.logprob, first.data) == (0, -0.5, b"hello")
+    (top,) = first.top
+    assert (top.token_id, top.logprob, top.data, top.text) == (1, -0.25, b"\xc3", "\ufffd")
+    assert not without.logprobs

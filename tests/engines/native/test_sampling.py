@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from tokenizers import Tokenizer, models
 
 from tests.asked import request
 from tests.engines.collect import answer, running
@@ -16,10 +17,13 @@ from tests.oracle import Oracle
 from vlserve.engines.native.detokenizer import Detokenizer
 from vlserve.engines.native.sampler import Sampler
 from vlserve.engines.native.sequence import Sequence
+from vlserve.engines.native.vocabulary import Vocabulary
 from vlserve.errors import Code, ServeError
 from vlserve.models.generation import GenerationRules
 from vlserve.models.prompt import Prompt
-from vlserve.types import SamplingParams
+from vlserve.service import Service
+from vlserve.settings import LimitSettings
+from vlserve.types import ChatRequest, Guide, GuideKind, Message, Request, SamplingParams
 
 SAMPLINGS = [
     SamplingParams(max_tokens=20, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
@@ -49,6 +53,32 @@ async def test_seeded_answers_are_generates_alone_and_in_a_batch(
     assert alone == wanted
     with capsys.disabled():
         print(f"sampled answers tried {len(wanted)}, equal {len(wanted)}")
+
+
+async def test_several_answers_are_those_of_the_next_seeds(
+    tiny_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = request(random.Random(3), "r", sampling=SamplingParams(max_tokens=20))
+    drawn = SamplingParams(max_tokens=20, temperature=1.2, seed=40, n=5)
+    messages: tuple[Message[Any], ...] = tuple(
+        Message(m.role, tuple(part for part in m.content if isinstance(part, str)))
+        for m in asked.messages
+    )
+    async with running(tiny_folder, max_running=3) as engine:
+        service = Service(engine, LimitSettings())
+        service.open()
+        texts = [""] * 5
+        async for chunk in service.chat(ChatRequest(messages, drawn)):
+            texts[chunk.index] += chunk.text
+        single = [
+            (await answer(engine, Request("s", messages, replace(drawn, n=1, seed=40 + i)))).text
+            for i in range(5)
+        ]
+        service.close()
+    assert texts == single
+    assert len(set(texts)) > 1
+    with capsys.disabled():
+        print("answers of one request: tried 5, equal to those of seed + i 5")
 
 
 async def test_without_a_seed_answers_differ(tiny_folder: Path) -> None:
@@ -92,6 +122,13 @@ async def test_the_coldest_temperature_is_greedy(tiny_folder: Path) -> None:
         assert (await answer(engine, cold)).token_ids == (await answer(engine, greedy)).token_ids
 
 
+def sampler_of(rules: GenerationRules) -> Sampler:
+    """Of four tokens."""
+    return Sampler(
+        rules, torch.device("cpu"), Vocabulary(Tokenizer(models.BPE()), 4, frozenset([3]))
+    )
+
+
 def one(sampling: SamplingParams, token_ids: list[int]) -> Sequence:
     """A sequence whose stop token is 3."""
     return Sequence(
@@ -117,13 +154,15 @@ def one(sampling: SamplingParams, token_ids: list[int]) -> Sequence:
         ({"presence_penalty": 0.1}, False),
         ({"frequency_penalty": 0.1}, False),
         ({"logit_bias": {1: 1.0}}, False),
+        ({"logprobs": 0}, False),
+        ({"guide": Guide(GuideKind.CHOICE, choices=("a", "b"))}, False),
         ({"min_tokens": 2}, True),
         ({"min_tokens": 3}, False),
     ],
     ids=str,
 )
 def test_who_needs_no_sampler(asked: dict[str, Any], is_greedy: bool) -> None:
-    sampler = Sampler(GenerationRules(frozenset([3])), torch.device("cpu"))
+    sampler = sampler_of(GenerationRules(frozenset([3])))
     plain, other = one(SamplingParams(), [1]), one(SamplingParams(**asked), [1, 2])
     assert sampler.is_greedy((plain, other)) == sampler.is_greedy((other,)) == is_greedy
     for rules in (
@@ -131,12 +170,12 @@ def test_who_needs_no_sampler(asked: dict[str, Any], is_greedy: bool) -> None:
         GenerationRules(frozenset(), bad_words=((1, 2),)),
         GenerationRules(frozenset(), repetition_penalty=1.1),
     ):
-        assert not Sampler(rules, torch.device("cpu")).is_greedy((plain,))
+        assert not sampler_of(rules).is_greedy((plain,))
 
 
 def adjusted(sampling: SamplingParams, token_ids: list[int]) -> list[float]:
     """What the logits 1, 2, 3, 4 of four tokens become after an answer; 3 is a stop token."""
-    sampler = Sampler(GenerationRules(frozenset([3])), torch.device("cpu"))
+    sampler = sampler_of(GenerationRules(frozenset([3])))
     sequence = one(sampling, token_ids)
     scores = torch.tensor([[1.0, 2.0, 3.0, 4.0]])
     sampler.sample(scores, (sequence,))

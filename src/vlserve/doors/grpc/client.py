@@ -13,7 +13,7 @@ from vlserve.doors.grpc.pb import vision_pb2 as pb
 from vlserve.doors.grpc.server import SERVICE
 from vlserve.doors.grpc.status import raised
 from vlserve.settings import MIB
-from vlserve.types import ChatRequest
+from vlserve.types import ChatRequest, Chunk
 
 _CONNECT_S: Final = 1.0
 
@@ -65,12 +65,12 @@ class GrpcClient:
             return False
         return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
 
-    async def ask(self, request: ChatRequest) -> AsyncGenerator[str]:
-        """The answer's text, piece by piece. Raises ServeError as the server did."""
+    async def ask(self, request: ChatRequest) -> AsyncGenerator[Chunk]:
+        """The answer, piece by piece. Raises ServeError as the server did."""
         call = self.chat_stream(convert.wire_request(request))
         try:
             async for piece in call:
-                yield piece.text
+                yield convert.chunk(piece)
         except grpc.aio.AioRpcError as error:
             raise raised(error) from None
         finally:

@@ -1,7 +1,8 @@
 """Between the wire's messages and the nouns. What is not understood is refused by name."""
 
-from dataclasses import fields
-from typing import Final
+from collections.abc import Iterable
+from dataclasses import fields, replace
+from typing import Any, Final
 
 from google.protobuf import unknown_fields
 from google.protobuf.message import Message as WireMessage
@@ -14,10 +15,15 @@ from vlserve.types import (
     ChatRequest,
     Chunk,
     FinishReason,
+    Guide,
+    GuideKind,
     ImageRef,
     Message,
     Role,
     SamplingParams,
+    TokenLogprob,
+    Usage,
+    total_usage,
 )
 
 MAX_PARTS: Final = 2048
@@ -86,12 +92,17 @@ def wire_request(request: ChatRequest) -> pb.VisionRequest:
             logit_bias=sampling.logit_bias,
             min_tokens=sampling.min_tokens,
             stop_token_ids=sampling.stop_token_ids,
+            n=sampling.n,
+            logprobs=sampling.logprobs,
+            **_wire_guide(sampling.guide),
         ),
     )
 
 
 def callers_field(field: str, wire: pb.VisionRequest) -> str:
     """The path in the caller's message of a field that another room named."""
+    if field == "guide":
+        return f"sampling.{_guide_field(wire.sampling)}"
     if field in _SAMPLING_FIELDS:
         return f"sampling.{field}"
     return "prompt" if field == "messages" and not wire.messages else field
@@ -99,15 +110,68 @@ def callers_field(field: str, wire: pb.VisionRequest) -> str:
 
 def response(chunk: Chunk, model: str) -> pb.VisionResponse:
     """One piece of an answer; usage and finish reason where the chunk has them."""
-    wire = pb.VisionResponse(text=chunk.text, model=model)
+    wire = pb.VisionResponse(
+        text=chunk.text,
+        model=model,
+        index=chunk.index,
+        logprobs=map(_token_logprob, chunk.logprobs),
+    )
     if chunk.finish_reason is not None:
         wire.finish_reason = _FINISH_REASONS[chunk.finish_reason]
     if chunk.usage is not None:
-        wire.usage.prompt_tokens = chunk.usage.prompt_tokens
-        wire.usage.text_tokens = chunk.usage.text_tokens
-        wire.usage.image_tokens = chunk.usage.image_tokens
-        wire.usage.completion_tokens = chunk.usage.completion_tokens
+        wire.usage.CopyFrom(_usage(chunk.usage))
     return wire
+
+
+def whole_response(chunks: Iterable[Chunk], model: str) -> pb.VisionResponse:
+    """All answers of a request, of which `chunks` are all there are."""
+    answers: dict[int, list[Chunk]] = {}
+    for chunk in chunks:
+        answers.setdefault(chunk.index, []).append(chunk)
+    first, *others = [
+        response(
+            replace(
+                each[-1],
+                text="".join(chunk.text for chunk in each),
+                logprobs=tuple(token for chunk in each for token in chunk.logprobs),
+                usage=None,
+            ),
+            model,
+        )
+        for _, each in sorted(answers.items())
+    ]
+    first.others.extend(others)
+    usages = [each[-1].usage for each in answers.values()]
+    first.usage.CopyFrom(_usage(total_usage(usage for usage in usages if usage is not None)))
+    return first
+
+
+def _usage(usage: Usage) -> pb.Usage:
+    return pb.Usage(
+        prompt_tokens=usage.prompt_tokens,
+        text_tokens=usage.text_tokens,
+        image_tokens=usage.image_tokens,
+        completion_tokens=usage.completion_tokens,
+    )
+
+
+def _token_logprob(token: TokenLogprob) -> pb.TokenLogprob:
+    return pb.TokenLogprob(
+        token_id=token.token_id,
+        logprob=token.logprob,
+        data=token.data,
+        text=token.text,
+        top=map(_token_logprob, token.top),
+    )
+
+
+def chunk(wire: pb.VisionResponse) -> Chunk:
+    """What a client makes of a piece: the other way round. Token ids do not travel."""
+    if not wire.HasField("usage"):
+        return Chunk(wire.text)
+    reasons = {wire_reason: reason for reason, wire_reason in _FINISH_REASONS.items()}
+    usage = Usage(wire.usage.prompt_tokens, wire.usage.image_tokens, wire.usage.completion_tokens)
+    return Chunk(wire.text, (), reasons.get(wire.finish_reason), usage)
 
 
 def model(info: EngineInfo) -> pb.Model:
@@ -170,9 +234,43 @@ def _sampling(wire: pb.Sampling, limits: LimitSettings) -> SamplingParams:
             logit_bias=dict(wire.logit_bias),
             min_tokens=wire.min_tokens,
             stop_token_ids=tuple(wire.stop_token_ids),
+            n=wire.n if wire.HasField("n") else default.n,
+            logprobs=wire.logprobs if wire.HasField("logprobs") else None,
+            guide=_guide(wire),
         )
     except ServeError as error:
-        raise invalid(f"sampling.{error.field}", error.message) from None
+        field = _guide_field(wire) if error.field == "guide" else error.field
+        raise invalid(f"sampling.{field}", error.message) from None
+
+
+def _guide(wire: pb.Sampling) -> Guide | None:
+    match wire.WhichOneof("guide"):
+        case "json_object":
+            return Guide(GuideKind.JSON_OBJECT) if wire.json_object else None
+        case "json_schema":
+            return Guide(GuideKind.JSON_SCHEMA, wire.json_schema)
+        case "regex":
+            return Guide(GuideKind.REGEX, wire.regex)
+        case "choice":
+            refuse_unknown(wire.choice, "choice")
+            return Guide(GuideKind.CHOICE, choices=tuple(wire.choice.texts))
+        case _:
+            return None
+
+
+def _guide_field(wire: pb.Sampling) -> str:
+    """The caller's own name for the guide."""
+    return wire.WhichOneof("guide") or "guide"
+
+
+def _wire_guide(guide: Guide | None) -> dict[str, Any]:
+    if guide is None:
+        return {}
+    content: dict[GuideKind, Any] = {
+        GuideKind.JSON_OBJECT: True,
+        GuideKind.CHOICE: pb.Choice(texts=guide.choices),
+    }
+    return {guide.kind.value: content.get(guide.kind, guide.text)}
 
 
 def refuse_unknown(wire: WireMessage, path: str) -> None:

@@ -18,6 +18,7 @@ from vlserve.doors.grpc.status import rendered
 from vlserve.errors import Code, ServeError, invalid
 from vlserve.service import Service
 from vlserve.settings import MIB, GrpcSettings, LimitSettings
+from vlserve.types import Chunk
 
 _LOG: Final = logging.getLogger(__name__)
 
@@ -64,21 +65,24 @@ class VisionServicer:
 
     async def chat(self, wire: pb.VisionRequest | None, context: Context) -> pb.VisionResponse:
         """Answers once, when the answer is complete."""
-        last, texts = pb.VisionResponse(), list[str]()
-        async with _errors_rendered(context, wire), aclosing(self._pieces(wire, context)) as pieces:
-            async for last in pieces:
-                texts.append(last.text)
-        last.text = "".join(texts)
-        return last
+        async with _errors_rendered(context, wire):
+            model, answer = self._answer(wire, context)
+            async with aclosing(answer):
+                return convert.whole_response([chunk async for chunk in answer], model)
+        raise AssertionError("the context above returns or raises")
 
     async def chat_stream(self, wire: pb.VisionRequest | None, context: Context) -> None:
         """Answers in pieces. A reader who takes too long is hung up on."""
-        async with _errors_rendered(context, wire), aclosing(self._pieces(wire, context)) as pieces:
+        async with _errors_rendered(context, wire):
+            model, answer = self._answer(wire, context)
             try:
-                async with asyncio.timeout(self._limits.timeout_s + _READ_GRACE_S) as patience:
-                    async for piece in pieces:
-                        if piece.text or piece.finish_reason:
-                            await context.write(piece)
+                async with (
+                    aclosing(answer),
+                    asyncio.timeout(self._limits.timeout_s + _READ_GRACE_S) as patience,
+                ):
+                    async for chunk in answer:
+                        if chunk.text or chunk.finish_reason or chunk.logprobs:
+                            await context.write(convert.response(chunk, model))
             except TimeoutError:
                 if patience.expired():
                     message = "the answer was not read in time"
@@ -96,15 +100,13 @@ class VisionServicer:
             )
         raise AssertionError("the context above returns or raises")
 
-    async def _pieces(
+    def _answer(
         self, wire: pb.VisionRequest | None, context: Context
-    ) -> AsyncGenerator[pb.VisionResponse]:
+    ) -> tuple[str, AsyncGenerator[Chunk]]:
+        """The model's name and its answer."""
         request = convert.chat_request(_understood(wire), self._limits)
         (model,) = self._service.models()
-        chunks = self._service.chat(request, context.time_remaining())
-        async with aclosing(chunks):
-            async for chunk in chunks:
-                yield convert.response(chunk, model.model)
+        return model.model, self._service.chat(request, context.time_remaining())
 
 
 def _vision_request(data: bytes) -> pb.VisionRequest | None:

@@ -11,9 +11,10 @@ from pathlib import Path
 
 import torch
 
-from vlserve.engines.base import RETRY_S, EngineInfo, Load
+from vlserve.engines.base import BEGUN, RETRY_S, EngineInfo, Load
 from vlserve.engines.native.detokenizer import Detokenizer
 from vlserve.engines.native.encoder import Encoder
+from vlserve.engines.native.guide import Guides, Matcher
 from vlserve.engines.native.image_cache import ImageCache
 from vlserve.engines.native.memory import PagedMemory
 from vlserve.engines.native.paged_runner import PagedRunner
@@ -25,6 +26,7 @@ from vlserve.engines.native.self_check import NotBatchedError, check_batching
 from vlserve.engines.native.sequence import Sequence
 from vlserve.engines.native.serial import SerialRunner
 from vlserve.engines.native.step_runner import StepRunner
+from vlserve.engines.native.vocabulary import Vocabulary
 from vlserve.errors import Code, ServeError, invalid
 from vlserve.models.catalog import load as load_model
 from vlserve.models.errors import ModelError
@@ -72,6 +74,7 @@ class NativeEngine:
         self._images = ImageCache(self._settings.image_cache_mib * MIB)
         self._encoder = Encoder(self._adapter, self._images, self._runner.enter_thread)
         self._encoder.start()
+        await self._guides.start()
         self._thread.start()
 
     @property
@@ -86,12 +89,13 @@ class NativeEngine:
         return replace(now, num_waiting=now.num_waiting + ahead)
 
     async def generate(self, request: Request) -> AsyncGenerator[Chunk, None]:
-        """The answer to one request, a Chunk a token, after an empty one when it begins to run."""
+        """The answer to one request, a Chunk a token, after BEGUN when it begins to run."""
+        matcher = await self._guided(request)
         prompt = await self._prepare(request)
         # The pictures are in the prompt now.
         request = replace(request, messages=())
         await self._see(request, prompt)
-        sequence = self._sequence(request, prompt)
+        sequence = self._sequence(request, prompt, matcher)
         self._post(sequence)
         is_done = False
         try:
@@ -115,6 +119,8 @@ class NativeEngine:
             await asyncio.to_thread(self._encoder.close)
         if self._thread.is_alive():
             await asyncio.to_thread(self._thread.join)
+        if self._thread.ident is not None:  # it was started, and the guides before it
+            await self._guides.close()
         self._ended.set()
 
     async def ended(self) -> None:
@@ -239,6 +245,13 @@ class NativeEngine:
         finally:
             self._num_preparing -= 1
 
+    async def _guided(self, request: Request) -> Matcher | None:
+        """Before the pictures are looked at: a guide that is refused should cost nothing more."""
+        if self._is_closed:
+            raise _unavailable()
+        guide = request.sampling.guide
+        return None if guide is None else await self._guides.matcher(guide)
+
     def _prepared(self, request: Request) -> Prompt:
         if self._is_closed:
             raise _unavailable()
@@ -293,7 +306,7 @@ class NativeEngine:
             if unknown:
                 raise invalid(name, f"{unknown[0]} is not one of {vocab_size} token ids")
 
-    def _sequence(self, request: Request, prompt: Prompt) -> Sequence:
+    def _sequence(self, request: Request, prompt: Prompt, matcher: Matcher | None) -> Sequence:
         num_left = self._info.max_context_tokens - len(prompt.token_ids)
         if num_left < 1:
             raise invalid(
@@ -309,10 +322,14 @@ class NativeEngine:
             stop_token_ids=self._adapter.rules.stop_token_ids.union(
                 request.sampling.stop_token_ids
             ),
-            detokenizer=Detokenizer(self._adapter.tokenizer.decode, request.sampling.stop),
+            detokenizer=Detokenizer(
+                self._adapter.tokenizer.decode if matcher is None else self._vocabulary.text,
+                request.sampling.stop,
+            ),
             outbox=asyncio.Queue(),
             tenant=request.tenant,
             digests=page_digests(prompt, request.tenant) if self._is_batched else (),
+            matcher=matcher,
         )
 
     def _load_model(self) -> None:
@@ -323,7 +340,12 @@ class NativeEngine:
         num_parameters = sum(p.numel() for p in parameters)
         weight_bytes = sum(p.nbytes for p in parameters)
         cache_bytes = self._make_runner()
-        self._sampler = Sampler(self._adapter.rules, device)
+        rules = self._adapter.rules
+        self._vocabulary = Vocabulary(
+            self._adapter.tokenizer, self._adapter.text_config.vocab_size, rules.stop_token_ids
+        )
+        self._guides = Guides(self._vocabulary, self._preparers)
+        self._sampler = Sampler(rules, device, self._vocabulary)
         self._info = EngineInfo(
             model=self._model.name or Path(self._model.path).resolve().name,
             engine="native",
@@ -370,11 +392,11 @@ def runner_kind(device: torch.device) -> type[Runner] | type[PagedRunner]:
 
 
 def _begun(plan: Plan) -> list[Outcome]:
-    """An empty chunk for each whose first step this is."""
+    """BEGUN for each whose first step this is."""
     new = [prefill.sequence for prefill in plan.prefills if not prefill.sequence.has_begun]
     for sequence in new:
         sequence.has_begun = True
-    return [(sequence, Chunk("")) for sequence in new]
+    return [(sequence, BEGUN) for sequence in new]
 
 
 def _hand_out(outcomes: Iterable[Outcome]) -> None:

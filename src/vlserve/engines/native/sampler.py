@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import fields
 from weakref import WeakKeyDictionary
 
+import numpy as np
 import torch
 from transformers.generation.logits_process import (
     MinPLogitsWarper,
@@ -14,7 +15,10 @@ from transformers.generation.logits_process import (
     TopPLogitsWarper,
 )
 
+from vlserve.engines.native.guide import GuideError
+from vlserve.engines.native.logprobs import token_logprob
 from vlserve.engines.native.sequence import Sequence
+from vlserve.engines.native.vocabulary import Vocabulary
 from vlserve.models.generation import GenerationRules
 from vlserve.types import SamplingParams
 
@@ -38,13 +42,18 @@ class Sampler:
     """Greedy or drawn, one row at a time: what is picked depends on no other row.
 
     A request draws with a generator of its own. Penalties and biases change the logits first, then
-    come the filters, in the order in which `generate` applies them: temperature, top_k, top_p,
-    min_p.
+    come the guide's mask and the filters, in the order in which `generate` applies them:
+    temperature, top_k, top_p, min_p.
     """
 
-    def __init__(self, rules: GenerationRules, device: torch.device) -> None:
+    def __init__(
+        self, rules: GenerationRules, device: torch.device, vocabulary: Vocabulary
+    ) -> None:
         self._rules = rules
         self._device = device
+        self._vocabulary = vocabulary
+        # A row of bits for each guided sequence of a step.
+        self._bits = np.zeros((0, -(-vocabulary.size // 32)), np.int32)
         self._suppressed = torch.tensor(rules.suppressed, dtype=torch.long, device=device)
         self._generators: WeakKeyDictionary[Sequence, torch.Generator] = WeakKeyDictionary()
 
@@ -53,23 +62,39 @@ class Sampler:
     ) -> list[int | Exception]:
         """The next token of each row, or what failed for that row alone.
 
-        `logits` `f32[num_sequences, vocab_size]` is changed in place.
+        `logits` `f32[num_sequences, vocab_size]` is changed in place. Each sequence's guide is
+        taken a token further, and its `logprobs` are those of the token.
         """
         if not sequences:
             return []
+        plain = {
+            row: logits[row].clone()
+            for row, sequence in enumerate(sequences)
+            if sequence.matcher is not None or sequence.sampling.logprobs is not None
+        }
         logits.index_fill_(1, self._suppressed, -math.inf)
         if self._rules.is_contextual:
             self._suppress_in_context(logits, sequences)
         for row, sequence in enumerate(sequences):
             self._adjust(logits[row], sequence)
+        failed = self._guide(logits, sequences, plain)
         best, greedy = logits.max(dim=1)
         picked: list[int | Exception] = list(greedy.tolist())
         for row, value in enumerate(best.tolist()):
-            if not math.isfinite(value):
+            if row in failed:
+                picked[row] = failed[row]
+            elif not math.isfinite(value):
                 picked[row] = ArithmeticError("the logits are not finite")
             elif sequences[row].sampling.temperature > COLDEST:
                 try:
                     picked[row] = self._draw(logits[row : row + 1], sequences[row])
+                except Exception as error:
+                    picked[row] = error
+        for row, logits_before in plain.items():
+            token_id = picked[row]
+            if isinstance(token_id, int):
+                try:
+                    self._take(sequences[row], token_id, logits_before)
                 except Exception as error:
                     picked[row] = error
         return picked
@@ -80,6 +105,46 @@ class Sampler:
         if self._rules.is_contextual or self._rules.repetition_penalty != 1:
             return False
         return all(_is_plain(sequence) for sequence in sequences)
+
+    def _guide(
+        self,
+        logits: torch.Tensor,
+        sequences: tuple[Sequence, ...],
+        plain: dict[int, torch.Tensor],
+    ) -> dict[int, Exception]:
+        """Rule out what guides do not allow; the rows whose guide cannot be followed."""
+        rows = [row for row, sequence in enumerate(sequences) if sequence.matcher is not None]
+        failed: dict[int, Exception] = {}
+        if not rows:
+            return failed
+        if len(rows) > len(self._bits):
+            self._bits = np.zeros((len(rows), self._bits.shape[1]), np.int32)
+        bits = self._bits[: len(rows)]
+        for row, mask in zip(rows, bits, strict=True):
+            matcher = sequences[row].matcher
+            assert matcher is not None  # noqa: S101 - that is how the rows were found
+            try:
+                matcher.fill(mask)
+            except GuideError as error:
+                failed[row] = error
+        allowed = np.unpackbits(
+            bits.view(np.uint8), axis=1, count=logits.shape[1], bitorder="little"
+        )
+        is_out = torch.from_numpy(allowed == 0).to(self._device)
+        guided = logits[rows].masked_fill_(is_out, -math.inf)
+        # The guide wins where the other rules leave none of its tokens.
+        for row in (guided == -math.inf).all(dim=1).nonzero()[:, 0].tolist():
+            guided[row] = plain[rows[row]].masked_fill(is_out[row], -math.inf)
+        logits[rows] = guided
+        return failed
+
+    def _take(self, sequence: Sequence, token_id: int, logits: torch.Tensor) -> None:
+        """What a picked token means for its sequence; `logits` are the model's own."""
+        if sequence.matcher is not None:
+            sequence.matcher.advance(token_id)
+        num_top = sequence.sampling.logprobs
+        if num_top is not None:
+            sequence.logprobs = (token_logprob(logits, token_id, num_top, self._vocabulary),)
 
     def _suppress_in_context(self, logits: torch.Tensor, sequences: tuple[Sequence, ...]) -> None:
         for row, sequence in enumerate(sequences):

@@ -4,10 +4,11 @@ import asyncio
 from dataclasses import dataclass, field
 
 from vlserve.engines.native.detokenizer import Detokenizer
+from vlserve.engines.native.guide import Matcher
 from vlserve.engines.native.pages import PAGE
 from vlserve.errors import ServeError
 from vlserve.models.prompt import Prompt
-from vlserve.types import Chunk, FinishReason, SamplingParams, Usage
+from vlserve.types import Chunk, FinishReason, SamplingParams, TokenLogprob, Usage
 
 
 @dataclass(eq=False, slots=True, weakref_slot=True)
@@ -17,7 +18,8 @@ class Sequence:
     `max_new_tokens` is what the request and the model's context allow. `digests` are those of the
     prompt's full pages. While it runs it owns a `slot` and `pages`; of its tokens the first
     `num_computed` are in the KV cache, `num_cached` of them since others had computed them. It
-    `has_begun` once its reader was told so.
+    `has_begun` once its reader was told so. `matcher` holds the answer to its
+    guide; `logprobs` are those of the token that comes next, where they are asked for.
     """
 
     id: str
@@ -35,6 +37,8 @@ class Sequence:
     num_computed: int = 0
     num_cached: int = 0
     has_begun: bool = False
+    matcher: Matcher | None = None
+    logprobs: tuple[TokenLogprob, ...] = ()
     _num_kept: int = 0
 
     @property
@@ -75,14 +79,16 @@ class Sequence:
         text = self.detokenizer.push(token_id)
         finish = self._finish_reason(token_id)
         if finish is None:
-            return Chunk(text, (token_id,))
+            return Chunk(text, (token_id,), logprobs=self.logprobs)
         text += self.detokenizer.finish()
         if self.detokenizer.is_stopped:
             finish = FinishReason.STOP
-        return Chunk(text, (token_id,), finish, self._usage())
+        return Chunk(text, (token_id,), finish, self._usage(), logprobs=self.logprobs)
 
     def _finish_reason(self, token_id: int) -> FinishReason | None:
         if self.detokenizer.is_stopped or token_id in self.stop_token_ids:
+            return FinishReason.STOP
+        if self.matcher is not None and self.matcher.is_finished:
             return FinishReason.STOP
         if len(self.token_ids) >= self.max_new_tokens:
             return FinishReason.LENGTH

@@ -1,0 +1,184 @@
+"""An engine's own process: python -m vlserve.engines.worker, started by the supervisor.
+
+It holds one engine and answers over the socket whose descriptor is its argument. It ends when
+that socket closes, whatever it does just then.
+"""
+
+import asyncio
+import contextlib
+import logging
+import os
+import select
+import signal
+import socket
+import sys
+import threading
+from contextlib import aclosing
+from functools import partial
+from typing import Final
+
+from vlserve.engines.base import BEGUN, Engine
+from vlserve.engines.catalog import make_engine
+from vlserve.engines.wire import (
+    Beat,
+    Begun,
+    Cancel,
+    Channel,
+    Ended,
+    Failed,
+    FromWorker,
+    Piece,
+    Refused,
+    Start,
+    Started,
+    Submit,
+    ToWorker,
+)
+from vlserve.errors import Code, ServeError
+from vlserve.models.errors import ModelError
+from vlserve.settings import EngineSettings, ModelSettings
+from vlserve.types import Request
+
+BEAT_S: Final = 0.25
+_MAX_BYTES: Final = 2**31  # of a request's text: the hall has bounded it
+_END_S: Final = 1.0  # in which an engine that answers UNAVAILABLE says that it has ended
+_log = logging.getLogger(__name__)
+
+
+class Worker:
+    """Answers what comes over the channel until it closes or the engine ends."""
+
+    def __init__(self, engine: Engine, channel: Channel[ToWorker]) -> None:
+        self._engine = engine
+        self._channel = channel
+        self._outbox: asyncio.Queue[FromWorker] = asyncio.Queue()
+        self._answers: dict[int, asyncio.Task[None]] = {}
+        self._num_steps = 0
+        self._stepped_s = asyncio.get_running_loop().time()
+
+    async def run(self) -> int:
+        """The exit status: 0 where the front closed the channel, 1 where the engine ended."""
+        self._ended = asyncio.create_task(self._engine.ended())
+        receiving = asyncio.create_task(self._receive())
+        others = [asyncio.create_task(self._send()), asyncio.create_task(self._beat())]
+        done, _ = await asyncio.wait(
+            [receiving, self._ended, *others], return_when=asyncio.FIRST_COMPLETED
+        )
+        for task in done:
+            with contextlib.suppress(EOFError):
+                task.result()
+        if self._ended in done:
+            return 1
+        await self._engine.close()
+        return 0
+
+    async def _receive(self) -> None:
+        while True:
+            message = await self._channel.receive()
+            match message:
+                case Submit(key, request):
+                    task = asyncio.create_task(self._answer(key, request))
+                    self._answers[key] = task
+                    task.add_done_callback(partial(self._forget, key))
+                    # Nothing here keeps the pictures while the next message is waited for.
+                    del request
+                case Cancel(key) if key in self._answers:
+                    self._answers[key].cancel()
+            del message
+
+    async def _answer(self, key: int, request: Request) -> None:
+        chunks = self._engine.generate(request)
+        del request
+        try:
+            async with aclosing(chunks):
+                async for chunk in chunks:
+                    self._outbox.put_nowait(Begun(key) if chunk == BEGUN else Piece(key, chunk))
+            self._outbox.put_nowait(Ended(key))
+        except ServeError as error:
+            if error.code is Code.UNAVAILABLE and await self._has_ended():
+                return  # The front sees it, and knows whom to tell and whom to keep.
+            parts = (error.code, error.message, error.field, error.retry_after_s)
+            self._outbox.put_nowait(Refused(key, *parts))
+        except Exception:
+            _log.exception("a request failed")
+            self._outbox.put_nowait(
+                Refused(key, Code.INTERNAL, "the request failed", field=None, retry_after_s=None)
+            )
+
+    def _forget(self, key: int, task: asyncio.Task[None]) -> None:
+        del self._answers[key]
+
+    async def _has_ended(self) -> bool:
+        await asyncio.wait([self._ended], timeout=_END_S)
+        return self._ended.done()
+
+    async def _send(self) -> None:
+        """All there is at a time: a step makes a piece for everyone who runs."""
+        while True:
+            messages = [await self._outbox.get()]
+            while not self._outbox.empty():
+                messages.append(self._outbox.get_nowait())
+            await self._channel.send(*messages, self._beat_now())
+
+    async def _beat(self) -> None:
+        while True:
+            self._outbox.put_nowait(self._beat_now())
+            await asyncio.sleep(BEAT_S)
+
+    def _beat_now(self) -> Beat:
+        load, now = self._engine.load(), asyncio.get_running_loop().time()
+        if load.num_steps != self._num_steps or not load.num_running + load.num_waiting:
+            self._num_steps, self._stepped_s = load.num_steps, now
+        return Beat(load, now - self._stepped_s)
+
+
+async def work(connection: socket.socket) -> int:
+    """Start the engine that the first message names, answer, and return the exit status."""
+    channel: Channel[ToWorker] = Channel(connection, ToWorker, _MAX_BYTES)
+    start = await channel.receive()
+    assert isinstance(start, Start)  # noqa: S101  the front's own first word
+    try:
+        engine = make_engine(
+            ModelSettings.model_validate_json(start.model),
+            EngineSettings.model_validate_json(start.engine),
+        )
+        await engine.start()
+    except (ModelError, OSError) as error:
+        kind = ModelError if isinstance(error, ModelError) else OSError
+        await channel.send(Failed(kind.__name__, str(error)))
+        return 1
+    except Exception:
+        _log.exception("the engine did not start")
+        await channel.send(Failed("", "the engine did not start: the log says why"))
+        return 1
+    await channel.send(Started(engine.info))
+    return await Worker(engine, channel).run()
+
+
+def main() -> None:
+    """Work until the front ends it."""
+    # Signals for the whole group are the front's affair: it still drains while this one runs.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    connection = socket.socket(fileno=int(sys.argv[1]))
+    connection.set_inheritable(False)
+    threading.Thread(target=_end_with_the_front, args=(connection,), daemon=True).start()
+    try:
+        status = asyncio.run(work(connection))
+    except EOFError:
+        status = 0
+    sys.stderr.flush()
+    # Not by the way of sys.exit, which waits for threads that nobody needs any more.
+    os._exit(status)
+
+
+def _end_with_the_front(connection: socket.socket) -> None:
+    """In a thread, since the loop is blocked while an engine is imported."""
+    poll = select.poll()
+    poll.register(connection, 0)  # POLLHUP comes unasked, once the other end is closed
+    poll.poll()
+    os._exit(1)
+
+
+if __name__ == "__main__":
+    main()
