@@ -24,6 +24,7 @@ def page() -> str:
     for room, room_field in Settings.model_fields.items():
         for name, field in type(room_field.default).model_fields.items():
             default = f'"{field.default}"' if isinstance(field.default, str) else field.default
+            default = "unset" if default is None else default
             rows.append(f"| {room}.{name} | {default} | {field.description} |\n")
     return HEAD + "".join(rows)
 

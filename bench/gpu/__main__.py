@@ -67,13 +67,27 @@ def main() -> None:
         pictures = Pictures(model, measured, report)
         pictures.measure()
         measure_first_token(decode.decoder, model, pictures, measured, report)
+        decode.decoder.close()
+        del decode, pictures
+        gc.collect()
+        measure_through_engine(model, report, is_toy=options.toy)
     if options.peers:
-        del model, decode, pictures
+        del model
         gc.collect()
         if device.type == "cuda":
             torch.cuda.empty_cache()
         run_peers(options.peers, report, started + options.seconds)
     report.add("run", seconds=time.monotonic() - started)
+
+
+def measure_through_engine(model: Any, report: Report, *, is_toy: bool) -> None:
+    """As `measure_engine`, where there is all that the engine stands on."""
+    try:
+        from bench.gpu.engine import FULL, TOY, measure_engine  # noqa: PLC0415 - may be missing
+    except ImportError as error:
+        report.add("engine", result=f"not measured: {error}")
+        return
+    measure_engine(model, report, TOY if is_toy else FULL)
 
 
 def parse() -> argparse.Namespace:

@@ -38,7 +38,13 @@ class PagedDecoder:
         self._decoder = model.get_decoder()
         self._head = model.get_output_embeddings()
         AttentionInterface.register(ATTENTION, page_attention)
+        self._config = config
+        self._plain_attention = config._attn_implementation
         config._attn_implementation = ATTENTION
+
+    def close(self) -> None:
+        """Give the model its own attention back."""
+        self._config._attn_implementation = self._plain_attention
 
     def step(self, inputs: DecodeInputs) -> torch.Tensor:
         """Logits `[B, vocab_size]` of the newest tokens."""

@@ -116,6 +116,7 @@ class Decode:
             max_pages=WIDE_TABLE if kernels.can_graph else NUM_PAGES,
             page_tokens=PAGE_TOKENS,
             num_positions=1,
+            suppressed=torch.tensor([], dtype=torch.long, device=self._device.device),
             device=self._device.device,
         )
         graphs.record()

@@ -193,6 +193,7 @@ def show_settings(flags: Flags) -> None:
     for room, name, _ in settings_room.names():
         value = getattr(getattr(settings, room), name)
         shown = f'"{value}"' if isinstance(value, str) else str(value)
+        shown = "unset" if value is None else shown
         table.add_row(f"{room}.{name}", shown, origins[f"{room}.{name}"])
     _OUT.print(table)
 

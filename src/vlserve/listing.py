@@ -10,7 +10,7 @@ from rich.text import Text
 
 from vlserve.models.machine import Fit, Memory, fit, memories
 from vlserve.models.presets import NATIVE, PRESETS, Preset, find
-from vlserve.settings import MIB, EngineSettings
+from vlserve.settings import CPU_CACHE_MIB, MIB
 
 Justify = Literal["left", "right"]
 
@@ -86,7 +86,7 @@ def serve_command(preset: Preset, here: Fit) -> str | None:
     if here.memory.device == "cpu":
         words += ["--engine.device", "cpu"]
     cache_mib = -(-preset.conversation_bytes(here.dtype) // MIB)
-    if cache_mib > EngineSettings().cache_mib:
+    if here.memory.device == "cpu" and cache_mib > CPU_CACHE_MIB:
         words += ["--engine.cache_mib", str(cache_mib)]
     return " ".join(words)
 

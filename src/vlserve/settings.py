@@ -25,6 +25,7 @@ from vlserve.types import DEFAULT_MAX_TOKENS
 
 SETTINGS_FILE = Path("vlserve.toml")
 MIB = 1024 * 1024
+CPU_CACHE_MIB = 512  # where cache_mib is not set: memory there has other uses
 EXAMPLE_PIXELS = 320 * 240  # of the bundled picture, which a server answers at its start
 PILLOW_MAX_PIXELS = 89_478_485  # above it the decoder itself speaks of a bomb
 
@@ -51,8 +52,11 @@ class EngineSettings(_Room):
         "auto", description="number format; auto: float32 on cpu, float16 on cuda"
     )
     max_running: int = Field(32, ge=1, le=1024, description="requests in one batch (slots)")
-    cache_mib: int = Field(
-        512, ge=1, description="bound of the KV cache in MiB; work beyond it waits"
+    cache_mib: int | None = Field(
+        None,
+        ge=1,
+        description="bound of the KV cache in MiB, work beyond it waits; unset:"
+        f" {CPU_CACHE_MIB} on cpu, on cuda what weights and work leave of nine tenths",
     )
     image_cache_mib: int = Field(
         64, ge=0, description="bound of kept picture features in MiB, for questions that follow"

@@ -1,14 +1,17 @@
 """Run an engine and gather what it answers."""
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractContextManager, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
+from unittest import mock
 
 import torch
 
 from vlserve.engines.base import BEGUN, Engine
 from vlserve.engines.native.engine import NativeEngine
+from vlserve.engines.native.paged_runner import PagedRunner
 from vlserve.engines.native.runner import Runner
 from vlserve.engines.native.sequence import Sequence
 from vlserve.settings import EngineSettings, ModelSettings
@@ -41,12 +44,18 @@ async def answer(engine: Engine, request: Request) -> Answer:
 
 @asynccontextmanager
 async def running(
-    folder: Path, *, max_running: int = 4, cache_mib: int = 16
+    folder: Path,
+    *,
+    max_running: int = 4,
+    cache_mib: int = 16,
+    device: Literal["cpu", "cuda"] = "cpu",
 ) -> AsyncIterator[NativeEngine]:
-    """A started native engine on a model folder."""
+    """A started native engine on a model folder, in float32."""
     engine = NativeEngine(
         ModelSettings(path=str(folder)),
-        EngineSettings(max_running=max_running, cache_mib=cache_mib),
+        EngineSettings(
+            device=device, dtype="float32", max_running=max_running, cache_mib=cache_mib
+        ),
     )
     await engine.start()
     try:
@@ -67,6 +76,17 @@ def recorded_logits(engine: NativeEngine) -> dict[str, list[torch.Tensor]]:
 
     engine._sampler.sample = keep  # type: ignore[method-assign]
     return kept
+
+
+def on_pages() -> AbstractContextManager[object]:
+    """Engines that start meanwhile run as on a GPU: pages, two calls a step, plain kernels."""
+    return mock.patch("vlserve.engines.native.engine.runner_kind", return_value=PagedRunner)
+
+
+def paged_runner_of(engine: NativeEngine) -> PagedRunner:
+    """The runner of an engine that batches over pages."""
+    assert isinstance(engine._runner, PagedRunner)
+    return engine._runner
 
 
 def runner_of(engine: NativeEngine) -> Runner:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from bench.gpu.engine import Load, measure_engine
 from bench.gpu.model import IDEFICS2_8B, TOY, make_config, make_model, num_parameters
 from bench.gpu.peers import run_peers
 from bench.gpu.report import Report
@@ -56,13 +57,29 @@ def test_a_run_writes_every_section(tmp_path: Path) -> None:
     report = json.loads((tmp_path / "out" / "gpu.json").read_text())
     assert {"device", "driver", "torch", "transformers", "triton"} <= report["facts"].keys()
     decode = ["recording", "decode at 400 tokens", "64 steps in a row"]
-    sections = ["device", "model", *decode, "pictures", "first token", "peers", "run"]
+    sections = ["device", "model", *decode, "pictures", "first token", "engine", "peers", "run"]
     assert set(sections) <= report["sections"].keys()
     page = (tmp_path / "out" / "gpu.md").read_text()
     for section in sections:
         assert section in result.stdout
         assert f"## {section}" in page
     print(f"toy run in {time.monotonic() - started:.1f} s")
+
+
+def test_the_engine_is_measured_where_it_can_run(tmp_path: Path) -> None:
+    model = make_model(make_config(TOY), torch.device("cpu"), torch.float32)
+    report = Report(tmp_path, {})
+    measure_engine(model, report, Load(requests=1, max_tokens=4))
+    sections = json.loads((tmp_path / "gpu.json").read_text())["sections"]
+    assert sections["engine"][0]["is_batched"]
+    rows = sections["through the engine"]
+    assert [row["clients"] for row in rows] == [1, 8, 32, 64] * 2
+    rows += sections["prompt tokens in a step"]
+    assert [row["at_most"] for row in rows[8:]] == [512, 2048] * 2
+    assert all(row["requests"] == row["clients"] for row in rows)
+    for row in rows:
+        assert row["first_token_p50_ms"] <= row["first_token_p95_ms"]
+        assert row["tokens_per_s"] > 0
 
 
 def test_what_is_measured_is_on_disk_at_once(tmp_path: Path) -> None:

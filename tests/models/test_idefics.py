@@ -16,6 +16,7 @@ from tests.tiny_model import FAKE, IMAGE, SPECIAL, write_tiny_model
 from vlserve.errors import Code, ServeError
 from vlserve.models.base import ModelAdapter
 from vlserve.models.catalog import load
+from vlserve.models.idefics import Idefics2
 from vlserve.types import Image, Message, Role
 
 
@@ -112,3 +113,18 @@ def test_a_conversation_that_the_template_refuses_is_named(adapter: ModelAdapter
         adapter.prepare((Message(Role.USER, ()),))
     assert caught.value.code is Code.INVALID_ARGUMENT
     assert caught.value.field == "messages"
+
+
+def test_features_at_true_sizes_are_those_of_the_model(tmp_path: Path) -> None:
+    folder = write_tiny_model(tmp_path / "model", do_image_splitting=True)
+    adapter = loaded(folder)
+    assert isinstance(adapter, Idefics2)
+    rng = random.Random(6)
+    largest = 0.0
+    with torch.inference_mode():
+        for _ in range(12):
+            inputs = adapter.prompt_image(picture(rng)).inputs
+            plain, packed = adapter.encode(inputs).rows, adapter.encode_tiles(inputs).rows
+            assert plain.shape == packed.shape
+            largest = max(largest, float((plain - packed).abs().max()))
+    assert largest < 1e-4

@@ -24,7 +24,7 @@ from vlserve.models.errors import ModelError
 from vlserve.models.machine import Memory, fit
 from vlserve.models.presets import NATIVE, PRESETS, Preset, find
 from vlserve.models.processors import for_pictures
-from vlserve.settings import read
+from vlserve.settings import CPU_CACHE_MIB, MIB, read
 
 tf: Any = transformers
 GIB = 1024**3
@@ -270,6 +270,9 @@ def test_the_command_is_made_of_settings_that_are_taken(preset: Preset, device: 
         room, setting = flag.removeprefix("--").split(".")
         tree.setdefault(room, {})[setting] = value
     settings, _ = read(tree)
-    assert settings.engine.cache_mib * 1024**2 >= preset.conversation_bytes(here.dtype)
+    cache_mib = settings.engine.cache_mib or CPU_CACHE_MIB
+    # On a GPU it is what is left, and what fits was computed with a conversation.
+    assert device == "cuda" or cache_mib * MIB >= preset.conversation_bytes(here.dtype)
+    assert device == "cpu" or settings.engine.cache_mib is None
     dtype = settings.engine.dtype
     assert here.dtype == (listing.AUTO_DTYPE[device] if dtype == "auto" else dtype)

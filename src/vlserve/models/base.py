@@ -21,6 +21,7 @@ from vlserve.models.expansion import expand, image_mark
 from vlserve.models.features import ImageFeatures, image_features
 from vlserve.models.generation import GenerationRules
 from vlserve.models.prompt import Arrays, Prompt, PromptImage
+from vlserve.models.transfer import to_device
 from vlserve.types import Image, Message, Role
 
 Seen = Callable[[Image], PromptImage | None]
@@ -134,8 +135,8 @@ class ModelAdapter:
         """
         device = self.model.device
         first, last = np.searchsorted(prompt.places, (start, end))
-        places = torch.from_numpy(prompt.places[first:last] - start).to(device)
-        ids = torch.tensor(token_ids[start:end], device=device)
+        places = to_device(prompt.places[first:last] - start, device)
+        ids = to_device(torch.tensor(token_ids[start:end]), device)
         # The id that stands for pictures may lie beyond the embedding.
         embeddings: torch.Tensor = self.model.get_input_embeddings()(ids.index_fill(0, places, 0))
         if first < last:
@@ -166,7 +167,7 @@ class ModelAdapter:
         return self.model(input_ids=ids, use_cache=use_cache, **accepted)
 
     def _tensor(self, array: npt.NDArray[Any]) -> torch.Tensor:
-        return torch.from_numpy(array).to(self.model.device)
+        return to_device(array, self.model.device)
 
     def _tensors(self, inputs: Arrays) -> dict[str, torch.Tensor]:
         return {k: self._tensor(v) for k, v in inputs.items() if k in self._image_arguments}

@@ -46,7 +46,13 @@ def _whole(parts: torch.Tensor | Sequence[torch.Tensor]) -> torch.Tensor:
 
 
 def image_features(image: PromptImage) -> ImageFeatures:
-    """The features of a picture. Raises RuntimeError where the tower has not seen it."""
-    if not isinstance(image.features, ImageFeatures):
+    """The features of a picture, to be read on the current stream. Raises RuntimeError where the
+    tower has not seen it."""
+    features = image.features
+    if not isinstance(features, ImageFeatures):
         raise RuntimeError("a picture has not been seen yet")
-    return image.features
+    if features.rows.is_cuda:
+        # The tower has a stream of its own, and would have their memory again while this reads.
+        for tensor in (features.rows, *features.deepstack):
+            tensor.record_stream(torch.cuda.current_stream())
+    return features

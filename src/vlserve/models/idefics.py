@@ -4,11 +4,14 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from transformers.image_utils import ChannelDimension
 
 from vlserve.models.base import ModelAdapter
 from vlserve.models.chat import Special
 from vlserve.models.expansion import shapes_refused
+from vlserve.models.features import ImageFeatures
+from vlserve.models.idefics_tiles import encode_tiles, true_tiles
 from vlserve.models.prompt import Arrays, PromptImage
 from vlserve.types import Image
 
@@ -34,6 +37,20 @@ class Idefics2(ModelAdapter):
                 return_tensors="np",
             )
         return {name: np.asarray(value) for name, value in features.items()}
+
+    def encode(self, inputs: Arrays) -> ImageFeatures:
+        """On a GPU at the tiles' true size; on a CPU as the model does, to the same bits."""
+        is_padded = "pixel_attention_mask" in inputs
+        if is_padded and self.model.device.type == "cuda":
+            return self.encode_tiles(inputs)
+        return super().encode(inputs)
+
+    def encode_tiles(self, inputs: Arrays) -> ImageFeatures:
+        """As `encode`, at the tiles' true size: the same numbers but for rounding."""
+        pixels, mask = (
+            torch.from_numpy(inputs[name]) for name in ("pixel_values", "pixel_attention_mask")
+        )
+        return ImageFeatures.of(encode_tiles(self.model, true_tiles(pixels, mask)))
 
     def token_ids(self, pieces: Sequence[Special | str]) -> list[int]:
         """The ids that `Idefics2Processor` makes of the same conversation."""

@@ -9,6 +9,8 @@ from typing import Any
 
 import torch
 
+from vlserve.models.transfer import to_device
+
 
 def true_tiles(
     pixel_values: torch.Tensor, pixel_attention_mask: torch.Tensor
@@ -41,7 +43,7 @@ def encode_tiles(model: Any, tiles: Sequence[torch.Tensor]) -> torch.Tensor:
     for (rows, columns), members in groups.items():
         # The rest of a patch at the lower and the right edge is not looked at, padded or not.
         pixels = torch.stack([tiles[i][:, : rows * patch, : columns * patch] for i in members])
-        pixels = pixels.to(whole.device, whole.dtype)
+        pixels = (pixels if pixels.is_cuda else to_device(pixels, whole.device)).to(whole.dtype)
         hidden = whole.vision_model(pixel_values=pixels).last_hidden_state
         is_patch = torch.ones(hidden.shape[:2], dtype=torch.bool, device=hidden.device)
         encoded = whole.connector(hidden, attention_mask=is_patch)

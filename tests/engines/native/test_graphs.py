@@ -10,6 +10,7 @@ import torch
 from bench.gpu.decoder import PagedDecoder
 from bench.gpu.model import TOY, make_config, make_model
 from vlserve.engines.native.graphs import (
+    NOT_FINITE,
     CudaRecorder,
     DecodeGraphs,
     DecodeInputs,
@@ -17,6 +18,7 @@ from vlserve.engines.native.graphs import (
     DecodeRow,
     EagerRecorder,
     Recorded,
+    best_tokens,
     bucket_of,
     buckets,
 )
@@ -24,6 +26,7 @@ from vlserve.engines.native.paged_attention import PAGE_TOKENS, PLAIN, choose_ke
 
 CPU = torch.device("cpu")
 VOCAB_SIZE = 50
+SUPPRESSED = (7, 11)
 
 
 class FakeRecorder:
@@ -42,7 +45,6 @@ class FakeRecorder:
             self.log.append(f"replay {len(outputs.greedy)}")
             again = run()
             outputs.logits.copy_(again.logits)
-            outputs.best.copy_(again.best)
             outputs.greedy.copy_(again.greedy)
             return outputs
 
@@ -69,6 +71,7 @@ def graphs(
         max_pages=5,
         page_tokens=PAGE_TOKENS,
         num_positions=num_positions,
+        suppressed=torch.tensor(SUPPRESSED, dtype=torch.long),
         device=CPU,
     )
     made.record()
@@ -147,6 +150,16 @@ def test_too_many_rows_or_pages_are_refused() -> None:
         made.replay([DecodeRow(1, (0,), list(range(6)), 170)])
 
 
+def test_the_best_token_is_no_suppressed_one_and_no_nan() -> None:
+    logits = torch.arange(12.0).view(3, 4)
+    logits[1, 0], logits[2] = math.nan, -math.inf
+    before = logits.clone()
+    assert best_tokens(logits, torch.tensor([3])).tolist() == [2, NOT_FINITE, NOT_FINITE]
+    assert best_tokens(logits, torch.tensor([], dtype=torch.long)).tolist()[0] == 3
+    # The sampler has them as the model gave them.
+    assert torch.equal(logits.nan_to_num(), before.nan_to_num())
+
+
 def test_replayed_steps_equal_the_model() -> None:
     """Prompts of several lengths, then six steps with rows that leave and padding beside them."""
     config = make_config(TOY)
@@ -177,8 +190,8 @@ def test_replayed_steps_equal_the_model() -> None:
                 wanted = plain(input_ids=torch.tensor([answers[i]])).logits[0, -1]
                 largest = max(largest, float((logits - wanted).abs().max()))
                 compared += 1
-            assert torch.equal(outputs.greedy, outputs.logits.argmax(dim=1))
-            assert torch.equal(outputs.best, outputs.logits.amax(dim=1))
+            allowed = outputs.logits.index_fill(1, torch.tensor(SUPPRESSED), -math.inf)
+            assert torch.equal(outputs.greedy, allowed.argmax(dim=1))
             for i, token in zip(running, outputs.greedy.tolist(), strict=True):
                 answers[i].append(token)
     print(f"logits compared {compared}, largest difference {largest:.1e}")
@@ -229,6 +242,7 @@ def test_a_cuda_graph_equals_the_eager_step() -> None:
                 max_pages=5,
                 page_tokens=PAGE_TOKENS,
                 num_positions=1,
+                suppressed=torch.tensor([], dtype=torch.long, device=device),
                 device=device,
             )
             made.record()

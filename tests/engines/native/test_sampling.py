@@ -23,7 +23,7 @@ from vlserve.models.generation import GenerationRules
 from vlserve.models.prompt import Prompt
 from vlserve.service import Service
 from vlserve.settings import LimitSettings
-from vlserve.types import ChatRequest, Message, Request, SamplingParams
+from vlserve.types import ChatRequest, Guide, GuideKind, Message, Request, SamplingParams
 
 SAMPLINGS = [
     SamplingParams(max_tokens=20, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
@@ -122,11 +122,16 @@ async def test_the_coldest_temperature_is_greedy(tiny_folder: Path) -> None:
         assert (await answer(engine, cold)).token_ids == (await answer(engine, greedy)).token_ids
 
 
-def adjusted(sampling: SamplingParams, token_ids: list[int]) -> list[float]:
-    """What the logits 1, 2, 3, 4 of four tokens become after an answer; 3 is a stop token."""
-    four = Vocabulary(Tokenizer(models.BPE()), 4, frozenset([3]))
-    sampler = Sampler(GenerationRules(frozenset([3])), torch.device("cpu"), four)
-    sequence = Sequence(
+def sampler_of(rules: GenerationRules) -> Sampler:
+    """Of four tokens."""
+    return Sampler(
+        rules, torch.device("cpu"), Vocabulary(Tokenizer(models.BPE()), 4, frozenset([3]))
+    )
+
+
+def one(sampling: SamplingParams, token_ids: list[int]) -> Sequence:
+    """A sequence whose stop token is 3."""
+    return Sequence(
         id="r",
         prompt=Prompt((0, 0)),
         sampling=sampling,
@@ -136,6 +141,42 @@ def adjusted(sampling: SamplingParams, token_ids: list[int]) -> list[float]:
         outbox=asyncio.Queue(),
         token_ids=token_ids,
     )
+
+
+@pytest.mark.parametrize(
+    ("asked", "is_greedy"),
+    [
+        ({}, True),
+        ({"max_tokens": 3, "seed": 4, "stop": ("x",), "stop_token_ids": (2,)}, True),
+        ({"top_k": 2, "top_p": 0.5, "min_p": 0.1, "temperature": 1e-9}, True),
+        ({"temperature": 0.5}, False),
+        ({"repetition_penalty": 1.1}, False),
+        ({"presence_penalty": 0.1}, False),
+        ({"frequency_penalty": 0.1}, False),
+        ({"logit_bias": {1: 1.0}}, False),
+        ({"logprobs": 0}, False),
+        ({"guide": Guide(GuideKind.CHOICE, choices=("a", "b"))}, False),
+        ({"min_tokens": 2}, True),
+        ({"min_tokens": 3}, False),
+    ],
+    ids=str,
+)
+def test_who_needs_no_sampler(asked: dict[str, Any], is_greedy: bool) -> None:
+    sampler = sampler_of(GenerationRules(frozenset([3])))
+    plain, other = one(SamplingParams(), [1]), one(SamplingParams(**asked), [1, 2])
+    assert sampler.is_greedy((plain, other)) == sampler.is_greedy((other,)) == is_greedy
+    for rules in (
+        GenerationRules(frozenset(), suppressed_first=(1,)),
+        GenerationRules(frozenset(), bad_words=((1, 2),)),
+        GenerationRules(frozenset(), repetition_penalty=1.1),
+    ):
+        assert not sampler_of(rules).is_greedy((plain,))
+
+
+def adjusted(sampling: SamplingParams, token_ids: list[int]) -> list[float]:
+    """What the logits 1, 2, 3, 4 of four tokens become after an answer; 3 is a stop token."""
+    sampler = sampler_of(GenerationRules(frozenset([3])))
+    sequence = one(sampling, token_ids)
     scores = torch.tensor([[1.0, 2.0, 3.0, 4.0]])
     sampler.sample(scores, (sequence,))
     return scores[0].tolist()

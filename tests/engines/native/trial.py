@@ -21,15 +21,16 @@ from rich.progress import track
 from rich.table import Table
 
 from tests.asked import QUESTIONS, request
-from tests.engines.collect import Answer, answer, recorded_logits, runner_of, running
+from tests.engines.collect import Answer, answer, recorded_logits, running
 from tests.families import FAMILIES, MEDIUM, write_family
 from tests.oracle import Oracle
 from vlserve.engines.native import scheduler
 from vlserve.engines.native.engine import NativeEngine
-from vlserve.engines.native.memory import SlotMemory
 from vlserve.engines.native.pages import PAGE, num_pages
+from vlserve.engines.native.runner import Runner
 from vlserve.engines.native.scheduler import Scheduler
 from vlserve.engines.native.sequence import Sequence
+from vlserve.engines.native.step_runner import StepRunner
 from vlserve.types import Image, Message, Request, Role
 
 NUM_SLOTS = 5
@@ -84,21 +85,25 @@ def requests(seed: str, count: int) -> list[Request]:
     return made
 
 
-class ShortMemory(SlotMemory):
-    """Memory that says, now and then, that there is no room for a token more."""
-
-    rng = random.Random(0)
-
-    def grow(self, sequence: Sequence) -> bool:
-        return self.rng.random() > 0.03 and super().grow(sequence)
-
-
-def empty_memory(engine: NativeEngine, kind: type[SlotMemory] = SlotMemory) -> Scheduler:
+def empty_memory(engine: NativeEngine) -> Scheduler:
     """Nothing is known any more."""
-    cache = runner_of(engine).cache
-    cache._kept.clear()
-    engine._scheduler = Scheduler(cache.num_slots, kind(cache.num_pages, cache), PAGE)
+    runner = engine._runner
+    assert isinstance(runner, StepRunner)
+    if isinstance(runner, Runner):
+        runner.cache._kept.clear()
+    engine._scheduler = Scheduler(runner.max_running, runner.memory(), PAGE)
     return engine._scheduler
+
+
+def shortened(scheduler: Scheduler) -> Scheduler:
+    """Its memory says, now and then, that there is no room for a token more."""
+    rng, grow = random.Random(0), scheduler.memory.grow
+
+    def grow_mostly(sequence: Sequence) -> bool:
+        return rng.random() > 0.03 and grow(sequence)
+
+    scheduler.memory.grow = grow_mostly  # type: ignore[method-assign]
+    return scheduler
 
 
 async def alone(engine: NativeEngine, asked: list[Request]) -> list[Answer]:
@@ -135,7 +140,7 @@ async def tried(family: str, folder: Path, count: int = 18) -> Trial:
         empty_memory(engine)
         together = await crowded(engine, asked)
         steps = [pair for name in expected for pair in zip(expected[name], logits[name])]  # noqa: B905
-        short = empty_memory(engine, ShortMemory)
+        short = shortened(empty_memory(engine))
         squeezed = await crowded(engine, asked)
         assert len(steps) == sum(map(len, expected.values()))
         return Trial(

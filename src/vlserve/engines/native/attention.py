@@ -4,7 +4,7 @@ Every sequence's numbers are the same whoever else runs: a prompt attends alone 
 and a decode row attends over a key length rounded to a multiple that changes no bit.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -24,7 +24,7 @@ class LayerStep:
     """One layer's part of a step.
 
     `query` `[1, num_heads, T, head_dim]`, `key` and `value` `[1, num_kv_heads, T, head_dim]`;
-    `cached_keys` and `cached_values` are the layer's cache.
+    `cached_keys` and `cached_values` are the layer's cache, by slots or by pages.
     """
 
     query: torch.Tensor
@@ -58,9 +58,7 @@ def slot_attention(
     The batch says who sees whom; Transformers makes no `attention_mask` for this function. Raises
     NotImplementedError for a decoder whose scores are changed in another way than by `scaling`.
     """
-    for name in CHANGES_SCORES:
-        if others.get(name) is not None:
-            raise NotImplementedError(f"attention with {name} is not batched")
+    refuse_changed_scores(others)
     layer: int = module.layer_idx
     keys, values = slot_batch.cache.keys[layer], slot_batch.cache.values[layer]
     step = LayerStep(query, key, value, keys, values, scaling, sliding_window)
@@ -71,6 +69,13 @@ def slot_attention(
         parts.append(query.new_zeros(slot_batch.num_padding, query.shape[1], query.shape[3]))
     out = parts[0] if len(parts) == 1 else torch.cat(parts)
     return out.unsqueeze(0), None
+
+
+def refuse_changed_scores(arguments: Mapping[str, object]) -> None:
+    """Raises NotImplementedError for a decoder whose scores are changed by more than scaling."""
+    for name in CHANGES_SCORES:
+        if arguments.get(name) is not None:
+            raise NotImplementedError(f"attention with {name} is not batched")
 
 
 def _decode(step: LayerStep, rows: DecodeRows) -> torch.Tensor:

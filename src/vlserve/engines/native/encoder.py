@@ -2,6 +2,7 @@
 
 import threading
 from concurrent.futures import Future
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 
@@ -19,7 +20,9 @@ Job = tuple[str, PromptImage, "Future[None]"]
 class Encoder:
     """Sees one picture after the other, tenants in turn.
 
-    What a picture costs is the number of its pixels for the tower.
+    What a picture costs is the number of its pixels for the tower. On a GPU it works on a
+    stream of its own beside the steps, and what it hands over is there: a step that had to wait
+    for it would keep everyone waiting.
     """
 
     def __init__(self, adapter: ModelAdapter, cache: ImageCache) -> None:
@@ -58,7 +61,7 @@ class Encoder:
     def _run(self) -> None:
         # On a CPU the step needs the others: threads of two that share a core wait for each other.
         torch.set_num_threads(1)
-        with torch.inference_mode():
+        with torch.inference_mode(), _own_stream(self._adapter.model.device):
             while (job := self._next()) is not None:
                 tenant, image, future = job
                 if not future.set_running_or_notify_cancel():
@@ -88,7 +91,17 @@ class Encoder:
         if seen is not None:
             image.features, image.inputs = seen.features, seen.inputs
             return
-        image.features = self._adapter.encode(image.inputs)
+        features = self._adapter.encode(image.inputs)
+        if features.rows.is_cuda:
+            torch.cuda.current_stream().synchronize()
+        image.features = features
         small = {name: a for name, a in image.inputs.items() if a.nbytes <= FEW_BYTES}
         image.inputs = small
         self._cache.put(tenant, image)
+
+
+def _own_stream(device: torch.device) -> AbstractContextManager[object]:
+    """This thread's work on a stream that waits for no other's, on a GPU."""
+    if device.type != "cuda":
+        return nullcontext()
+    return torch.cuda.stream(torch.cuda.Stream(device))  # type: ignore[no-untyped-call]

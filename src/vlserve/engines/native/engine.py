@@ -16,7 +16,8 @@ from vlserve.engines.native.detokenizer import Detokenizer
 from vlserve.engines.native.encoder import Encoder
 from vlserve.engines.native.guide import Guides, Matcher
 from vlserve.engines.native.image_cache import ImageCache
-from vlserve.engines.native.memory import PagedMemory, SlotMemory
+from vlserve.engines.native.memory import PagedMemory
+from vlserve.engines.native.paged_runner import PagedRunner
 from vlserve.engines.native.pages import num_pages, page_digests
 from vlserve.engines.native.runner import Runner
 from vlserve.engines.native.sampler import Sampler
@@ -24,6 +25,7 @@ from vlserve.engines.native.scheduler import Plan, Scheduler
 from vlserve.engines.native.self_check import NotBatchedError, check_batching
 from vlserve.engines.native.sequence import Sequence
 from vlserve.engines.native.serial import SerialRunner
+from vlserve.engines.native.step_runner import StepRunner
 from vlserve.engines.native.vocabulary import Vocabulary
 from vlserve.errors import Code, ServeError, invalid
 from vlserve.models.catalog import load as load_model
@@ -132,13 +134,19 @@ class NativeEngine:
             return
         self._deliver(_begun(plan))
         try:
-            logits = self._runner.run(plan)
-            tokens = self._sampler.sample(logits, plan.sequences)
+            tokens = self._picked(plan)
         except Exception:
             _log.exception("a step failed, and with it the requests that it ran")
             self._fail(plan.participants)
         else:
             self._commit(plan, tokens)
+
+    def _picked(self, plan: Plan) -> list[int | Exception]:
+        """The plan run; the next token of each sequence that gets one, or what failed for it."""
+        runner = self._runner
+        if isinstance(runner, PagedRunner) and self._sampler.is_greedy(plan.sequences):
+            return runner.greedy(plan)
+        return self._sampler.sample(runner.run(plan), plan.sequences)
 
     def _commit(self, plan: Plan, tokens: list[int | Exception]) -> None:
         sampled: list[tuple[Sequence, int]] = []
@@ -358,7 +366,7 @@ class NativeEngine:
         A model that the engine would answer for wrongly is served by its own forward pass.
         """
         try:
-            runner = Runner(self._adapter, self._settings)
+            runner = runner_kind(self._adapter.model.device)(self._adapter, self._settings)
         except ValueError as error:
             raise ModelError(f"engine.cache_mib is too small: {error}") from error
         try:
@@ -368,16 +376,19 @@ class NativeEngine:
             _log.warning("this model cannot be batched, requests run one at a time: %s", error)
             runner.close()
             serial = SerialRunner(self._adapter)
-            self._runner: Runner | SerialRunner = serial
+            self._runner: StepRunner | SerialRunner = serial
             self._is_batched = False
             self._scheduler = Scheduler(1, PagedMemory(num_pages(serial.max_context_tokens)))
             return 0
-        cache = runner.cache
         self._runner = runner
         self._is_batched = True
-        memory = SlotMemory(cache.num_pages, cache)
-        self._scheduler = Scheduler(cache.num_slots, memory, runner.step_tokens)
-        return cache.num_bytes
+        self._scheduler = Scheduler(runner.max_running, runner.memory(), runner.step_tokens)
+        return runner.cache.num_bytes
+
+
+def runner_kind(device: torch.device) -> type[Runner] | type[PagedRunner]:
+    """The runner of a device: attention of a CPU wants keys in one piece, that of a GPU pages."""
+    return PagedRunner if device.type == "cuda" else Runner
 
 
 def _begun(plan: Plan) -> list[Outcome]:

@@ -6,7 +6,7 @@ input from buffers that stay where they are, and a batch is padded to the next r
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -18,6 +18,7 @@ BUCKET_STEP = 32
 # Runs of a step before it is recorded: kernels are compiled and libraries set up by then.
 NUM_WARM_UPS = 2
 NOBODY = -1
+NOT_FINITE = -1
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,19 +64,22 @@ class DecodeInputs:
             self.places[:num_rows],
         )
 
+    def narrow(self, max_pages: int) -> "DecodeInputs":
+        """With the first columns of the page table only."""
+        return replace(self, page_table=self.page_table[:, :max_pages])
+
 
 @dataclass(frozen=True, slots=True)
 class DecodeOutputs:
-    """`logits` `[B, vocab_size]`; of each row the largest, `best` `[B]`, and its token, `greedy`
-    `i64[B]`. Views of buffers that the next replay of the same size writes over."""
+    """`logits` `[B, vocab_size]` and the `best_tokens` of them, `greedy` `i64[B]`. Views of buffers
+    that the next replay of the same size writes over."""
 
     logits: torch.Tensor
-    best: torch.Tensor
     greedy: torch.Tensor
 
     def first(self, num_rows: int) -> "DecodeOutputs":
         """Views of the first rows."""
-        return DecodeOutputs(self.logits[:num_rows], self.best[:num_rows], self.greedy[:num_rows])
+        return DecodeOutputs(self.logits[:num_rows], self.greedy[:num_rows])
 
 
 Recorded = Callable[[], DecodeOutputs]
@@ -153,7 +157,8 @@ class DecodeGraphs:
     """Runs `step` over up to `max_rows` rows, recorded once for each bucket by `record`.
 
     `step` turns DecodeInputs of B rows into logits `[B, vocab_size]`; it must not read a number
-    back from the device, and padding rows must not change the others. Used by one thread.
+    back from the device, and padding rows must not change the others. `suppressed` `i64[S]` are
+    the tokens that are never the best. Used by one thread.
     """
 
     def __init__(
@@ -165,8 +170,10 @@ class DecodeGraphs:
         max_pages: int,
         page_tokens: int,
         num_positions: int,
+        suppressed: torch.Tensor,
         device: torch.device,
     ) -> None:
+        self._suppressed = suppressed
         self.buckets = buckets(max_rows)
         self._step = step
         self._recorder = recorder
@@ -228,10 +235,17 @@ class DecodeGraphs:
 
         def run() -> DecodeOutputs:
             logits = self._step(inputs)
-            best, greedy = logits.max(dim=-1)
-            return DecodeOutputs(logits, best, greedy)
+            return DecodeOutputs(logits, best_tokens(logits, self._suppressed))
 
         return run
+
+
+def best_tokens(logits: torch.Tensor, suppressed: torch.Tensor) -> torch.Tensor:
+    """`i64[B]`: of each row of `[B, vocab_size]` the token with the largest logit that is not one
+    of `suppressed` `i64[S]`; NOT_FINITE where that is no finite number."""
+    best, tokens = logits.index_fill(1, suppressed, -torch.inf).max(dim=-1)
+    # Not by `torch.where`, which copies a number of the host's to the device and waits for it.
+    return tokens.masked_fill(~best.isfinite(), NOT_FINITE)
 
 
 def buckets(max_rows: int) -> tuple[int, ...]:

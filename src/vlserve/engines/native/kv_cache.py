@@ -7,9 +7,8 @@ from typing import Any
 
 import torch
 
+from vlserve.engines.native.cache_shape import CacheShape
 from vlserve.engines.native.pages import PAGE, num_pages, round_up
-
-MIB = 1024 * 1024
 
 
 class SlotCache:
@@ -111,27 +110,20 @@ _ANONYMOUS = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | getattr(mmap, "MAP_NORESERV
 
 
 def make_cache(
-    text_config: Any, *, cache_mib: int, max_running: int, dtype: torch.dtype
+    text_config: Any, *, cache_bytes: int, max_running: int, dtype: torch.dtype
 ) -> SlotCache:
-    """A cache for a decoder of `text_config` within `cache_mib`.
+    """A cache for a decoder of `text_config` within `cache_bytes`.
 
     Raises ValueError when the bound does not hold two pages.
     """
-    num_layers: int = text_config.num_hidden_layers
-    num_heads: int = text_config.num_attention_heads
-    num_kv_heads: int = getattr(text_config, "num_key_value_heads", None) or num_heads
-    hidden_size: int = text_config.hidden_size
-    head_dim: int = getattr(text_config, "head_dim", None) or hidden_size // num_heads
-    page_bytes = 2 * num_layers * num_kv_heads * PAGE * head_dim * dtype.itemsize
-    pages = cache_mib * MIB // page_bytes
-    if pages < 2:
-        raise ValueError(f"two pages of {PAGE} tokens take {2 * page_bytes / MIB:.1f} MiB")
+    shape = CacheShape.of(text_config)
+    pages = shape.num_pages(cache_bytes, dtype)
     return SlotCache(
-        num_layers=num_layers,
+        num_layers=shape.num_layers,
         num_slots=max_running,
-        num_kv_heads=num_kv_heads,
+        num_kv_heads=shape.num_kv_heads,
         num_tokens=min(pages, num_pages(text_config.max_position_embeddings)) * PAGE,
-        head_dim=head_dim,
+        head_dim=shape.head_dim,
         dtype=dtype,
         num_pages=pages,
     )

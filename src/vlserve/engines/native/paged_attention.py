@@ -12,6 +12,8 @@ from functools import cache
 import torch
 from torch.nn import functional
 
+from vlserve.engines.native.pages import PAGE
+
 try:
     from vlserve.engines.native import paged_kernels
 except ImportError as error:
@@ -20,7 +22,7 @@ except ImportError as error:
 else:
     _missing = None
 
-PAGE_TOKENS = 32
+PAGE_TOKENS = PAGE
 # Where no device says how many multiprocessors it has: those of an H100.
 NUM_PROCESSORS = 132
 # Largest difference of the two ways in the check at load, on numbers of about 1.

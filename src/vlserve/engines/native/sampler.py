@@ -3,6 +3,7 @@
 import math
 from collections import Counter
 from collections.abc import Iterable
+from dataclasses import fields
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -19,9 +20,22 @@ from vlserve.engines.native.logprobs import token_logprob
 from vlserve.engines.native.sequence import Sequence
 from vlserve.engines.native.vocabulary import Vocabulary
 from vlserve.models.generation import GenerationRules
+from vlserve.types import SamplingParams
 
 # Below it scores grow beyond float32; what is drawn there is the best token anyway.
 COLDEST = 1e-5
+# What does not change the row of a greedy token, or is looked at apart. Whatever else a request
+# may ask for is plain only as it is where nothing was asked.
+HARMLESS = {
+    "max_tokens", "min_tokens", "stop", "stop_token_ids",
+    "temperature", "top_k", "top_p", "min_p", "seed",
+}  # fmt: skip
+_NOTHING = SamplingParams()
+ASKS_NOTHING = {
+    field.name: getattr(_NOTHING, field.name)
+    for field in fields(SamplingParams)
+    if field.name not in HARMLESS
+}
 
 
 class Sampler:
@@ -84,6 +98,13 @@ class Sampler:
                 except Exception as error:
                     picked[row] = error
         return picked
+
+    def is_greedy(self, sequences: tuple[Sequence, ...]) -> bool:
+        """Whether each is given its best token that is not suppressed, and nothing else changes
+        its row or is asked about it."""
+        if self._rules.is_contextual or self._rules.repetition_penalty != 1:
+            return False
+        return all(_is_plain(sequence) for sequence in sequences)
 
     def _guide(
         self,
@@ -177,3 +198,10 @@ class Sampler:
                 generator.manual_seed(sequence.sampling.seed)
             self._generators[sequence] = generator
         return generator
+
+
+def _is_plain(sequence: Sequence) -> bool:
+    sampling = sequence.sampling
+    if sampling.temperature > COLDEST or len(sequence.token_ids) < sampling.min_tokens:
+        return False
+    return all(getattr(sampling, name) == value for name, value in ASKS_NOTHING.items())

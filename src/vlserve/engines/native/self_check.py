@@ -7,10 +7,9 @@ import numpy as np
 import torch
 
 from vlserve.engines.native.detokenizer import Detokenizer
-from vlserve.engines.native.memory import SlotMemory
-from vlserve.engines.native.runner import Runner
 from vlserve.engines.native.scheduler import Scheduler
 from vlserve.engines.native.sequence import Sequence
+from vlserve.engines.native.step_runner import StepRunner
 from vlserve.models.base import ModelAdapter
 from vlserve.models.prompt import Prompt
 from vlserve.types import Image, Message, Role, SamplingParams
@@ -24,7 +23,7 @@ class NotBatchedError(Exception):
     """Says why a model cannot be batched."""
 
 
-def check_batching(adapter: ModelAdapter, runner: Runner) -> None:
+def check_batching(adapter: ModelAdapter, runner: StepRunner) -> None:
     """Answer two short requests together, one about a picture, and compare their logits.
 
     Tokens are not compared: in half precision two equal ways may differ in the one that wins.
@@ -53,11 +52,10 @@ def check_batching(adapter: ModelAdapter, runner: Runner) -> None:
 
 
 def _answers(
-    adapter: ModelAdapter, runner: Runner, prompts: list[Prompt]
+    adapter: ModelAdapter, runner: StepRunner, prompts: list[Prompt]
 ) -> list[tuple[list[int], torch.Tensor]]:
     """Greedy tokens of each prompt and the logits `f32[NUM_TOKENS, vocab_size]` they came from."""
-    cache = runner.cache
-    scheduler = Scheduler(cache.num_slots, SlotMemory(cache.num_pages, cache))
+    scheduler = Scheduler(runner.max_running, runner.memory())
     for prompt in prompts:
         for image in prompt.images:
             image.features = adapter.encode(image.inputs)
@@ -79,7 +77,7 @@ def _answers(
     rows: dict[str, list[torch.Tensor]] = {sequence.id: [] for sequence in sequences}
     while scheduler.has_work:
         plan = scheduler.plan()
-        logits = runner.forward(runner.batch(plan))
+        logits = runner.run(plan)
         for sequence, row in zip(plan.sequences, logits, strict=True):
             rows[sequence.id].append(row)
         allowed = logits.index_fill(1, ruled_out.to(logits.device), -torch.inf)
