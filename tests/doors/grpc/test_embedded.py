@@ -127,3 +127,14 @@ async def test_two_hundred_callers_leave(engine: Engine) -> None:
         assert house.service.num_inside == 0
         assert engine.load().num_free_slots == engine.info.max_running
     print(f"tried {NUM_LEAVING}, held {NUM_LEAVING}, seed {SEED}, neighbours {len(answers)}")
+
+
+async def test_a_second_question_says_how_much_was_known(engine: Engine) -> None:
+    picture = number_picture(404)
+    async with served(engine) as house:
+        first = await house.client.chat(ask_number(404))
+        second = await house.client.chat(
+            pb.VisionRequest(image=picture, prompt="Describe the image")
+        )
+    assert first.usage.cached_tokens == 0
+    assert 32 <= second.usage.cached_tokens < second.usage.prompt_tokens

@@ -152,6 +152,7 @@ def _usage(usage: Usage) -> pb.Usage:
         text_tokens=usage.text_tokens,
         image_tokens=usage.image_tokens,
         completion_tokens=usage.completion_tokens,
+        cached_tokens=usage.cached_tokens,
     )
 
 
@@ -170,7 +171,10 @@ def chunk(wire: pb.VisionResponse) -> Chunk:
     if not wire.HasField("usage"):
         return Chunk(wire.text)
     reasons = {wire_reason: reason for reason, wire_reason in _FINISH_REASONS.items()}
-    usage = Usage(wire.usage.prompt_tokens, wire.usage.image_tokens, wire.usage.completion_tokens)
+    counts = wire.usage
+    usage = Usage(
+        counts.prompt_tokens, counts.image_tokens, counts.completion_tokens, counts.cached_tokens
+    )
     return Chunk(wire.text, (), reasons.get(wire.finish_reason), usage)
 
 
