@@ -202,6 +202,20 @@ def drive(scheduler: Scheduler, on_plan: Callable[[tuple[Prefill, ...]], None]) 
         scheduler.commit(plan, [(s, 1) for s in plan.sequences])
 
 
+@pytest.mark.parametrize("kind", ["slots", "pages"])
+@pytest.mark.parametrize("length", range(PAGE, NUM_PAGES * PAGE, 3 * PAGE + 1))
+def test_a_known_prompt_that_wants_nearly_all_room_comes_in(kind: str, length: int) -> None:
+    memory: Memory = SlotMemory(NUM_PAGES, Ledger()) if kind == "slots" else PagedMemory(NUM_PAGES)
+    scheduler = Scheduler(NUM_SLOTS, memory)
+    for part in (2, 1, 1):
+        scheduler.add(sequence("s", prompt([7] * (length // part)), 3))
+        for _ in range(100):
+            plan = scheduler.plan()
+            scheduler.commit(plan, [(s, 1) for s in plan.sequences])
+        assert not scheduler.sequences
+        check(scheduler, memory.pages)
+
+
 def test_who_asks_much_does_not_keep_others_waiting() -> None:
     scheduler = Scheduler(1, PagedMemory(64))
     for index in range(20):

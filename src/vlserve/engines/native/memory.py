@@ -58,13 +58,17 @@ class SlotMemory:
 
     def admit(self, sequence: Sequence, num_spare: int) -> bool:
         """See Memory."""
+        needed = num_pages(sequence.num_tokens)
+        if self.pages.num_free < needed + num_spare:
+            return False
         known = self.pages.find(sequence.known_digests)
-        # Held, so that taking room for the copy does not give them up.
+        # Held, so that taking room for the copy does not give them up. Of a sequence that wants
+        # nearly all there is, only so much is known as can lie beside it.
+        known = known[: self.pages.num_pages - needed]
         self.pages.hold(known)
         try:
-            needed = num_pages(sequence.num_tokens)
-            if self.pages.num_free < needed + num_spare:
-                return False
+            while self.pages.num_free < needed:
+                self.pages.let_go([known.pop()])
             assert sequence.slot is not None  # noqa: S101 - the scheduler gave it one
             self._store.restore(sequence.slot, known)
             sequence.pages = self.pages.take(needed)
