@@ -39,15 +39,8 @@ class GenerateAPI(litserve.LitAPI):  # type: ignore[misc]
         longest = max(one["max_tokens"] for one in asked)
         for count, step in enumerate(self._generator.steps(inputs, longest), 1):
             yield [
-                {
-                    "role": "assistant",
-                    "content": texts[row].push(step[row])
-                    + (texts[row].finish() if count == longest else ""),
-                    "prompt_tokens": prompt_tokens[row],
-                    "completion_tokens": count,
-                    "total_tokens": prompt_tokens[row] + count,
-                }
-                for row in range(len(asked))
+                _piece(texts[row], step[row], prompt_tokens[row], count, one["max_tokens"])
+                for row, one in enumerate(asked)
             ]
 
     def unbatch(self, output: Any) -> Any:
@@ -57,6 +50,21 @@ class GenerateAPI(litserve.LitAPI):  # type: ignore[misc]
     def encode_response(self, output: Any) -> Iterator[Any]:
         """OpenAI's form already."""
         yield from output
+
+
+def _piece(
+    text: Any, token_ids: Any, prompt_tokens: int, count: int, longest: int
+) -> dict[str, Any]:
+    """Nothing more once an answer is as long as was asked: the batch goes on for the others."""
+    content = text.push(token_ids) if count <= longest else ""
+    count = min(count, longest)
+    return {
+        "role": "assistant",
+        "content": content + (text.finish() if count == longest else ""),
+        "prompt_tokens": prompt_tokens,
+        "completion_tokens": count,
+        "total_tokens": prompt_tokens + count,
+    }
 
 
 def main() -> None:
