@@ -130,9 +130,9 @@ async def test_two_hundred_callers_leave(engine: Engine) -> None:
 
 
 async def test_a_second_question_says_how_much_was_known(engine: Engine) -> None:
-    picture = number_picture(404)
+    picture = number_picture(1234)  # no test asks about it before
     async with served(engine) as house:
-        first = await house.client.chat(ask_number(404))
+        first = await house.client.chat(ask_number(1234))
         second = await house.client.chat(
             pb.VisionRequest(image=picture, prompt="Describe the image")
         )
