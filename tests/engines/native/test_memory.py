@@ -216,6 +216,23 @@ def test_a_known_prompt_that_wants_nearly_all_room_comes_in(kind: str, length: i
         check(scheduler, memory.pages)
 
 
+@pytest.mark.parametrize("kind", ["slots", "pages"])
+def test_what_a_request_had_computed_itself_does_not_count_as_known(kind: str) -> None:
+    memory: Memory = SlotMemory(NUM_PAGES, Ledger()) if kind == "slots" else PagedMemory(NUM_PAGES)
+    each = sequence("s", prompt([7] * (4 * PAGE + 5)), 3)
+    each.slot = 0
+    assert memory.admit(each, 0)
+    each.has_begun = True
+    each.num_computed = each.num_tokens
+    memory.keep(each)
+    memory.release(each)
+    each.restart()
+    each.slot = 0
+    assert memory.admit(each, 0)
+    assert (each.num_computed, each.num_cached) == (4 * PAGE, 0)
+    assert not each.new_pages()
+
+
 def test_who_asks_much_does_not_keep_others_waiting() -> None:
     scheduler = Scheduler(1, PagedMemory(64))
     for index in range(20):

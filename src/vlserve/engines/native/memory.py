@@ -72,7 +72,7 @@ class SlotMemory:
             assert sequence.slot is not None  # noqa: S101 - the scheduler gave it one
             self._store.restore(sequence.slot, known)
             sequence.pages = self.pages.take(needed)
-            sequence.num_computed = sequence.num_cached = len(known) * PAGE
+            sequence.come_in(len(known) * PAGE)
         finally:
             self.pages.let_go(known)
         return True
@@ -117,7 +117,7 @@ class PagedMemory:
             self.pages.let_go(known)
             return False
         sequence.pages = known + self.pages.take(needed)
-        sequence.num_computed = sequence.num_cached = len(known) * PAGE
+        sequence.come_in(len(known) * PAGE)
         return True
 
     def grow(self, sequence: Sequence) -> bool:

@@ -18,8 +18,8 @@ class Sequence:
     `max_new_tokens` is what the request and the model's context allow. `digests` are those of the
     prompt's full pages. While it runs it owns a `slot` and `pages`; of its tokens the first
     `num_computed` are in the KV cache, `num_cached` of them since others had computed them. It
-    `has_begun` once its reader was told so. `matcher` holds the answer to its
-    guide; `logprobs` are those of the token that comes next, where they are asked for.
+    `has_begun` once its reader was told so. `matcher` holds the answer to its guide; `logprobs`
+    are those of the token that comes next, where they are asked for.
     """
 
     id: str
@@ -62,16 +62,24 @@ class Sequence:
         the logits that follow it."""
         return self.digests[: (self.num_tokens - 1) // PAGE]
 
+    def come_in(self, num_known: int) -> None:
+        """It has room now, and the first `num_known` tokens are there. Of one that comes in again
+        they are its own, and count as nothing that others had computed."""
+        self.num_computed = num_known
+        self._num_kept = num_known // PAGE
+        if not self.has_begun:
+            self.num_cached = num_known
+
     def new_pages(self) -> range:
         """The full pages of the prompt that were computed since the last call."""
-        start = max(self._num_kept, self.num_cached // PAGE)
+        start = self._num_kept
         self._num_kept = max(start, min(self.num_computed // PAGE, len(self.digests)))
         return range(start, self._num_kept)
 
     def restart(self) -> None:
         """It has lost its room: all its tokens are to be computed again."""
         self.slot = None
-        self.num_computed = self._num_kept = 0
+        self.num_computed = 0
 
     def append(self, token_id: int) -> Chunk:
         """Take the next token of the answer; what there is to say. It may be the last."""
