@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
+from vlserve.engines.native import team
 from vlserve.engines.native.attention import slot_attention
 from vlserve.engines.native.batch import Batch, DecodeRows, decode_rows
 from vlserve.engines.native.kv_cache import SlotCache
@@ -36,9 +37,10 @@ def num_threads(request: pytest.FixtureRequest) -> Iterator[int]:
 
 @pytest.mark.parametrize(("num_heads", "num_kv_heads"), [(1, 1), (4, 4), (4, 1), (8, 2)])
 def test_rows_do_not_depend_on_each_other(
-    num_threads: int, num_heads: int, num_kv_heads: int
+    num_threads: int, num_heads: int, num_kv_heads: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     torch.manual_seed(num_threads)
+    monkeypatch.setattr(team, "PART_BYTES", 1024)  # so that they are divided, few as they are
     cache = SlotCache(
         num_layers=1,
         num_slots=NUM_SLOTS,
@@ -55,6 +57,8 @@ def test_rows_do_not_depend_on_each_other(
     key = torch.randn(1, num_kv_heads, NUM_SLOTS, HEAD_DIM)
     value = torch.randn(1, num_kv_heads, NUM_SLOTS, HEAD_DIM)
 
+    shared = team.Team(num_threads)
+
     def attend(slots: list[int], window: int | None = None) -> torch.Tensor:
         rows: DecodeRows = decode_rows(
             [Row(slot, LENGTHS[slot]) for slot in slots],  # type: ignore[misc]
@@ -63,7 +67,7 @@ def test_rows_do_not_depend_on_each_other(
             reaches={None, window},
         )
         empty = torch.empty(0)
-        batch = Batch(cache, empty, empty, {}, empty, rows, (), num_padding=0)
+        batch = Batch(cache, empty, empty, {}, empty, rows, (), num_padding=0, team=shared)
         out, _ = slot_attention(
             Layer(),
             query[:, :, slots],

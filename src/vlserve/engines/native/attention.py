@@ -13,6 +13,7 @@ import torch
 from torch.nn import functional
 
 from vlserve.engines.native.batch import Batch, DecodeRows, PromptRows
+from vlserve.engines.native.team import Team
 
 ATTENTION = "vlserve_slots"
 # What Transformers hands to the attention of some decoders, and plain attention cannot do.
@@ -62,7 +63,7 @@ def slot_attention(
     layer: int = module.layer_idx
     keys, values = slot_batch.cache.keys[layer], slot_batch.cache.values[layer]
     step = LayerStep(query, key, value, keys, values, scaling, sliding_window)
-    parts = [] if slot_batch.decode is None else [_decode(step, slot_batch.decode)]
+    parts = [] if slot_batch.decode is None else [_decode(step, slot_batch.decode, slot_batch.team)]
     for rows in slot_batch.prompts:
         parts += _prefill(step, rows)
     if slot_batch.num_padding:
@@ -78,25 +79,33 @@ def refuse_changed_scores(arguments: Mapping[str, object]) -> None:
             raise NotImplementedError(f"attention with {name} is not batched")
 
 
-def _decode(step: LayerStep, rows: DecodeRows) -> torch.Tensor:
+def _decode(step: LayerStep, rows: DecodeRows, team: Team) -> torch.Tensor:
     """`[num_rows, num_heads, head_dim]`: each row over its own slot."""
     num_rows = rows.num_rows
     step.cached_keys[rows.slots, :, rows.positions] = step.key[0, :, :num_rows].transpose(0, 1)
     step.cached_values[rows.slots, :, rows.positions] = step.value[0, :, :num_rows].transpose(0, 1)
     query = step.query[0, :, :num_rows].transpose(0, 1).unsqueeze(2)
+    num_slots = rows.last - rows.first
     if rows.holes:
-        padded = query.new_zeros(rows.last - rows.first, *query.shape[1:])
+        padded = query.new_zeros(num_slots, *query.shape[1:])
         padded[rows.slots - rows.first] = query
         query = padded
-    with _one_thread(query.device):
-        out = functional.scaled_dot_product_attention(
-            query,
-            step.cached_keys[rows.first : rows.last, :, : rows.key_length],
-            step.cached_values[rows.first : rows.last, :, : rows.key_length],
-            attn_mask=rows.masks[step.window],
-            scale=step.scaling,
-            enable_gqa=step.is_grouped,
-        )
+    keys = step.cached_keys[rows.first : rows.last, :, : rows.key_length]
+    values = step.cached_values[rows.first : rows.last, :, : rows.key_length]
+    mask = rows.masks[step.window]
+
+    def attend(part: slice) -> torch.Tensor:
+        with torch.inference_mode(), _one_thread(query.device):
+            return functional.scaled_dot_product_attention(
+                query[part],
+                keys[part],
+                values[part],
+                attn_mask=mask[part],
+                scale=step.scaling,
+                enable_gqa=step.is_grouped,
+            )
+
+    out = team.map(attend, num_slots, keys.nbytes + values.nbytes)
     if rows.holes:
         out = out[rows.slots - rows.first]
     return out.squeeze(2)

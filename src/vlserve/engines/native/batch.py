@@ -11,6 +11,7 @@ from vlserve.engines.native.kv_cache import SlotCache
 from vlserve.engines.native.pages import PAGE, round_up
 from vlserve.engines.native.scheduler import Prefill
 from vlserve.engines.native.sequence import Sequence
+from vlserve.engines.native.team import Team
 
 # Attention over a key length that is a multiple of this gives the same bits whatever the length.
 LENGTH_STEP = 16
@@ -78,7 +79,7 @@ class Batch:
 
     `inputs_embeds` `[1, T, hidden_size]`, `position_ids` `[1, T]` or `[3, 1, T]`, `extras` what
     else this family's decoder takes; `logit_rows` are the rows whose logits are wanted, one a
-    sequence. The last `num_padding` rows are nobody's.
+    sequence. The last `num_padding` rows are nobody's. `team` shares the decode rows' attention.
     """
 
     cache: SlotCache
@@ -89,6 +90,7 @@ class Batch:
     decode: DecodeRows | None
     prompts: tuple[PromptRows, ...]
     num_padding: int
+    team: Team
 
 
 def decode_rows(

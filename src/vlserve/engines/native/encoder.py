@@ -20,14 +20,16 @@ Job = tuple[str, PromptImage, "Future[None]"]
 class Encoder:
     """Sees one picture after the other, tenants in turn.
 
-    What a picture costs is the number of its pixels for the tower. On a GPU it works on a
+    What a picture costs is the number of its pixels for the tower. On a CPU it takes
+    `num_threads`: threads of two that share a core wait for each other. On a GPU it works on a
     stream of its own beside the steps, and what it hands over is there: a step that had to wait
     for it would keep everyone waiting.
     """
 
-    def __init__(self, adapter: ModelAdapter, cache: ImageCache) -> None:
+    def __init__(self, adapter: ModelAdapter, cache: ImageCache, num_threads: int) -> None:
         self._adapter = adapter
         self._cache = cache
+        self._num_threads = num_threads
         self._queue: FairQueue[Job] = FairQueue()
         self._news = threading.Condition()
         self._is_closed = False
@@ -59,8 +61,7 @@ class Encoder:
             self._thread.join()
 
     def _run(self) -> None:
-        # On a CPU the step needs the others: threads of two that share a core wait for each other.
-        torch.set_num_threads(1)
+        torch.set_num_threads(self._num_threads)
         with torch.inference_mode(), _own_stream(self._adapter.model.device):
             while (job := self._next()) is not None:
                 tenant, image, future = job

@@ -72,7 +72,7 @@ class NativeEngine:
         self._loop = asyncio.get_running_loop()
         await asyncio.to_thread(self._load_model)
         self._images = ImageCache(self._settings.image_cache_mib * MIB)
-        self._encoder = Encoder(self._adapter, self._images)
+        self._encoder = Encoder(self._adapter, self._images, self._runner.tower_threads)
         self._encoder.start()
         await self._guides.start()
         self._thread.start()

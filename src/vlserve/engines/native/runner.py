@@ -13,6 +13,7 @@ from vlserve.engines.native.memory import SlotMemory
 from vlserve.engines.native.pages import round_up
 from vlserve.engines.native.scheduler import Plan
 from vlserve.engines.native.step_runner import StepRunner, joined
+from vlserve.engines.native.team import Team
 from vlserve.models.base import ModelAdapter
 from vlserve.settings import EngineSettings
 
@@ -36,6 +37,7 @@ class Runner(StepRunner):
         super().__init__(adapter, ATTENTION, slot_attention, settings.max_running)
         if self._device.type == "cpu" and self._dtype == torch.float32:
             pack_linears(adapter.model)
+        self._team = Team(torch.get_num_threads())
         self._decoder = adapter.decoder
         self._head = adapter.head
         self._embedding = adapter.model.get_input_embeddings()
@@ -93,6 +95,7 @@ class Runner(StepRunner):
             decode=decode,
             prompts=tuple(rows),
             num_padding=num_padding,
+            team=self._team,
         )
 
     def forward(self, batch: Batch) -> torch.Tensor:

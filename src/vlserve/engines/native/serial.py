@@ -21,6 +21,11 @@ class SerialRunner:
         most: int = self._adapter.text_config.max_position_embeddings
         return most
 
+    @property
+    def tower_threads(self) -> int:
+        """The tower is part of the forward pass here, on no thread of its own."""
+        return 1
+
     def enter_thread(self) -> None:
         """Nothing to set."""
 

@@ -44,6 +44,7 @@ class StepRunner(ABC):
         self._dtype: torch.dtype = adapter.model.dtype
         self._reaches = _reaches(adapter.text_config)
         self._is_small = adapter.model.num_parameters() < MANY_PARAMETERS
+        self._num_threads = torch.get_num_threads()
         self.enter_thread()
         AttentionInterface.register(attention, function)
         # The decoder alone: the vision tower attends as it always does.
@@ -80,6 +81,14 @@ class StepRunner(ABC):
         """Called by each thread that uses the runner: torch counts threads for each apart."""
         if self._device.type == "cpu" and self._is_small:
             torch.set_num_threads(1)
+
+    @property
+    def tower_threads(self) -> int:
+        """How many threads of a CPU the vision tower takes. Always as many: some of its kernels
+        have other last bits with more."""
+        if self._device.type != "cpu" or self._is_small:
+            return 1
+        return max(1, self._num_threads // 2)
 
     @contextmanager
     def plain_attention(self) -> Iterator[None]:
