@@ -151,7 +151,7 @@ async def _answer(
 ) -> AsyncGenerator[str]:
     from vlserve.doors.grpc.client import GrpcClient  # noqa: PLC0415
 
-    address = server or settings.grpc.address()
+    address = server or settings.grpc.address(settings.grpc.port)
     async with GrpcClient(address, settings.limits.max_message_mib) as client:
         if await client.is_serving():
             async with aclosing(client.ask(request)) as chunks:

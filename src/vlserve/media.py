@@ -12,6 +12,7 @@ Decisions, each tested:
 - an EXIF block that cannot be read is ignored: it says nothing about the pixels
 """
 
+import base64
 import hashlib
 import io
 import warnings
@@ -48,7 +49,7 @@ warnings.filterwarnings("error", category=Pillow.DecompressionBombWarning)
 def num_pixels(ref: ImageRef) -> int:
     """Width times height by a picture's header; 0 where it has none, which `load` will say."""
     try:
-        with Pillow.open(io.BytesIO(ref.data), formats=FORMATS) as picture:
+        with Pillow.open(io.BytesIO(_encoded(ref)), formats=FORMATS) as picture:
             return picture.width * picture.height
     except Exception:  # a broken file makes Pillow raise nearly anything
         return 0
@@ -60,7 +61,7 @@ def load(ref: ImageRef, max_pixels: int) -> Image:
     May be called from several threads at once. Raises ServeError(INVALID_ARGUMENT) naming
     `ref.field` for whatever is not one whole picture in one of FORMATS.
     """
-    if not ref.data:
+    if not _encoded(ref):
         raise invalid(ref.field, "holds no data")
     try:
         stored = _decoded(ref, max_pixels)
@@ -83,13 +84,26 @@ def load(ref: ImageRef, max_pixels: int) -> Image:
     return Image(pixels=pixels, sha256=digest.hexdigest())
 
 
+def _encoded(ref: ImageRef) -> bytes:
+    """The picture's file, out of a `data:` URL where it is in one."""
+    if not ref.url:
+        return ref.data
+    head, comma, body = ref.url.partition(",")
+    if not (comma and head.startswith("data:") and head.endswith(";base64")):
+        raise invalid(ref.field, "must be a data: URL in base64")
+    try:
+        return base64.b64decode(body, validate=True)
+    except ValueError:
+        raise invalid(ref.field, "is not base64") from None
+
+
 def _too_large(ref: ImageRef, max_pixels: int) -> ServeError:
     return invalid(ref.field, f"has more than {max_pixels} pixels")
 
 
 def _decoded(ref: ImageRef, max_pixels: int) -> Pillow.Image:
     """The first frame as it was stored, judged by its header before it is decoded."""
-    picture = Pillow.open(io.BytesIO(ref.data), formats=FORMATS)
+    picture = Pillow.open(io.BytesIO(_encoded(ref)), formats=FORMATS)
     if picture.width < 1 or picture.height < 1:
         raise invalid(ref.field, "has no pixels")
     if picture.width * picture.height > max_pixels:

@@ -92,16 +92,24 @@ class LimitSettings(_Room):
         return min(DEFAULT_MAX_TOKENS, self.max_new_tokens)
 
 
-class GrpcSettings(_Room):
+class _DoorSettings(_Room):
+    host: str = Field("127.0.0.1", description="address to listen on")
+
+    def address(self, port: int) -> str:
+        """`host:port`, with brackets around an IPv6 host."""
+        return f"[{self.host}]:{port}" if ":" in self.host else f"{self.host}:{port}"
+
+
+class GrpcSettings(_DoorSettings):
     """The gRPC door."""
 
-    host: str = Field("127.0.0.1", description="address to listen on")
     port: int = Field(50051, ge=0, le=65535, description="port; 0 takes a free one")
 
-    def address(self, port: int | None = None) -> str:
-        """`host:port`, with brackets around an IPv6 host; `port` where another was taken."""
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{host}:{self.port if port is None else port}"
+
+class HttpSettings(_DoorSettings):
+    """The HTTP door: OpenAI's API, the REST call and the playground."""
+
+    port: int = Field(8000, ge=0, le=65535, description="port; 0 takes a free one")
 
 
 class Settings(BaseSettings):
@@ -119,6 +127,7 @@ class Settings(BaseSettings):
     engine: EngineSettings = EngineSettings()
     limits: LimitSettings = LimitSettings()
     grpc: GrpcSettings = GrpcSettings()
+    http: HttpSettings = HttpSettings()
 
     @classmethod
     def settings_customise_sources(

@@ -44,9 +44,11 @@ class FinishReason(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ImageRef:
-    """An untrusted picture: encoded `data` as the caller sent it, in the caller's `field`."""
+    """An untrusted picture in the caller's `field`: encoded `data` as it was sent, or else a `url`
+    as it was written, `data:` ones among them."""
 
-    data: bytes = field(repr=False)
+    data: bytes = field(default=b"", repr=False)
+    url: str = field(default="", repr=False, kw_only=True)
     field: str = "image"
 
 
