@@ -5,6 +5,8 @@ from collections.abc import Sequence as Seq
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 from vlserve.engines.native.kv_cache import SlotCache
@@ -105,18 +107,15 @@ def decode_rows(
     positions = [sequence.num_tokens - 1 for sequence in decodes]
     first, last = slots[0], slots[-1] + 1
     key_length = round_up(max(positions) + 1, LENGTH_STEP)
-    newest = [0] * (last - first)
-    for slot, position in zip(slots, positions, strict=True):
-        newest[slot - first] = position
-    ends = torch.tensor(newest, device=device).unsqueeze(1)
-    keys = torch.arange(key_length, device=device)
+    ends = np.zeros((last - first, 1), dtype=np.int64)
+    ends[np.subtract(slots, first), 0] = positions
+    keys = np.arange(key_length)
     masks = {}
     for reach in reaches:
         is_hidden = keys > ends
         if reach is not None:
             is_hidden |= keys <= ends - reach
-        mask = torch.zeros(is_hidden.shape, dtype=dtype, device=device)
-        masks[reach] = mask.masked_fill_(is_hidden, float("-inf"))[:, None, None, :]
+        masks[reach] = _mask(is_hidden, dtype, device)[:, None, None, :]
     return DecodeRows(
         slots=torch.tensor(slots, device=device),
         positions=torch.tensor(positions, device=device),
@@ -146,8 +145,8 @@ def prompt_rows(
         last = min(prefill.end, (page + 1) * PAGE)
         seen = [block for block in blocks if block[0] < last and first < block[1]]
         num_keys = round_up(max((page + 1) * PAGE, *(block[1] for block in seen), 0))
-        rows = torch.arange(first, last, device=device).unsqueeze(1)
-        keys = torch.arange(num_keys, device=device)
+        rows = np.arange(first, last)[:, None]
+        keys = np.arange(num_keys)
         masks = {}
         for reach in reaches:
             is_hidden = keys > rows
@@ -155,9 +154,17 @@ def prompt_rows(
                 is_hidden |= keys <= rows - reach
             for low, high in seen:
                 is_hidden[max(low, first) - first : high - first, low:high] = False
-            mask = torch.zeros(is_hidden.shape, dtype=dtype, device=device)
-            masks[reach] = mask.masked_fill_(is_hidden, float("-inf"))
+            masks[reach] = _mask(is_hidden, dtype, device)
         offset = start - prefill.start
         pages.append(QueryBlock(first + offset, last + offset, num_keys, masks))
     end = start + prefill.end - prefill.start
     return PromptRows(slot, prefill.start, start, end, tuple(pages))
+
+
+def _mask(
+    is_hidden: npt.NDArray[np.bool_], dtype: torch.dtype, device: torch.device
+) -> torch.Tensor:
+    """-inf where hidden, else 0. Made by numpy, which holds on to the interpreter: each small
+    tensor would let go of it, and wait until the vision tower's thread gives it back."""
+    mask = np.where(is_hidden, np.float32(-np.inf), np.float32(0))
+    return torch.from_numpy(mask).to(device=device, dtype=dtype)
