@@ -150,7 +150,10 @@ async def test_a_count_is_that_of_the_answer(engine: Engine) -> None:
         wanted = request(rng, f"count {i}")
         count = await engine.count(wanted)
         usage = (await answer(engine, wanted)).usage
-        assert (count.prompt_tokens, count.image_tokens) == (usage.prompt_tokens, usage.image_tokens)
+        assert (count.prompt_tokens, count.image_tokens) == (
+            usage.prompt_tokens,
+            usage.image_tokens,
+        )
         pictures = [each for message in wanted.messages for each in message.pictures()]
         assert [(c.width, c.height) for c in count.images] == [
             (each.width, each.height) for each in pictures
@@ -184,7 +187,7 @@ async def test_a_cancelled_count_leaves_nothing_behind(engine: Engine) -> None:
     assert (await engine.count(asked())).images
 
 
-async def test_a_prompt_that_does_not_fit_is_counted_or_named(engine: Engine) -> None:
+async def test_a_prompt_that_does_not_fit_is_counted(engine: Engine) -> None:
     longest = engine.info.max_context_tokens
     assert (await engine.count(asked("w " * (longest + 1)))).prompt_tokens > longest
 
