@@ -329,7 +329,7 @@ async def test_nobody_waits_for_the_other_pictures_of_a_refused_request(
 
 async def test_a_count_takes_the_same_way_in_and_no_slot() -> None:
     engine = ScriptedEngine(num_slots=1)
-    service = opened(engine, max_waiting=1, max_images=1, max_new_tokens=50)
+    service = opened(engine, max_waiting=1)
     wanted = request(ImageRef(png()), "a b")
     async with aclosing(service.chat(request("hold"))) as holding:
         await anext(holding)
@@ -354,12 +354,12 @@ async def test_a_count_takes_the_same_way_in_and_no_slot() -> None:
     [
         ("image", request(ImageRef(b"no picture"), "x")),
         ("image", request(ImageRef(png()), ImageRef(png()), "x")),
-        ("max_tokens", request("x", sampling=SamplingParams(max_tokens=51))),
+        ("max_tokens", request("x", sampling=SamplingParams(max_tokens=5000))),
         ("model", request("x", model="other")),
     ],
 )
 async def test_what_is_refused_is_not_counted(field: str, wanted: ChatRequest) -> None:
-    service = opened(ScriptedEngine(), max_images=1, max_new_tokens=50)
+    service = opened(ScriptedEngine(), max_images=1)
     with pytest.raises(ServeError) as caught:
         await service.count(wanted)
     assert caught.value.field == field == (await refused(service, wanted)).field
