@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve ask test lint types proto bench bench-doors bench-peers faults model eval-model
+.PHONY: help setup serve ask test lint types proto bench bench-doors bench-peers faults hostile fuzz-http model eval-model
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -60,6 +60,18 @@ $(LLAMA)/version.txt: bench/peer_servers/build_llama.sh | $(PEERS)/.ready
 
 bench-peers: $(PEERS)/.ready $(LLAMA)/version.txt ## the same weights behind every server at hand (over an hour on 2 cores)
 	$(PEERS)/bin/python -m bench.peers $(ARGS)
+
+hostile: $(READY) ## hostile pictures beside running streams
+	$(BIN)/python -m bench.hostile
+
+FUZZ := .venv-fuzz
+$(FUZZ)/.ready: bench/fuzz-requirements.txt
+	$(PYTHON) -m venv $(FUZZ)
+	$(FUZZ)/bin/pip install --quiet --requirement bench/fuzz-requirements.txt
+	@touch $@
+
+fuzz-http: $(READY) $(FUZZ)/.ready ## 2,000 requests drawn from the OpenAPI document
+	$(BIN)/python -m bench.fuzz_http $(FUZZ)/bin/schemathesis
 
 model: $(READY) ## train the embedded model from nothing (about two hours on 2 cores)
 	$(BIN)/python -m training

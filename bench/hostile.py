@@ -13,12 +13,10 @@ import os
 import random
 import shlex
 import statistics
-import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import pairwise
@@ -33,6 +31,7 @@ from rich.progress import track
 from rich.table import Table
 
 from bench.faults import commit, drawn_requests
+from bench.serving import serving
 from vlserve.doors.grpc.client import GrpcClient
 from vlserve.doors.grpc.pb import vision_pb2 as pb
 
@@ -142,29 +141,6 @@ async def phase(
     return noticed
 
 
-@asynccontextmanager
-async def server() -> AsyncIterator[tuple[str, str]]:
-    """The addresses of a `vlserve serve` that takes pictures of LARGE and may queue them all."""
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "vlserve", "serve", "--grpc.port", "0", "--http.port", "0"),
-        *("--limits.max-waiting", str(2 * NUM_TRUNCATED)),
-        *("--limits.max-image-pixels", str(LARGE[0] * LARGE[1])),
-        stdout=subprocess.PIPE,
-    )
-    assert process.stdout is not None  # noqa: S101  it is a pipe
-    addresses: list[str] = []
-    async for line in process.stdout:
-        if line.startswith(b"address"):
-            addresses = [each.split("://")[1].strip(" ,\n") for each in line.decode().split(",")]
-        if line.startswith(b"ready"):
-            break
-    try:
-        yield addresses[0], addresses[1]
-    finally:
-        process.terminate()
-        await process.wait()
-
-
 def percentile(times: Sequence[float], share: float) -> float:
     """Of a not empty list."""
     return float(np.percentile(times, 100 * share))
@@ -185,7 +161,11 @@ async def measure(options: argparse.Namespace) -> dict[str, list[Noticed]]:
     """Rounds in turns."""
     hostile = [large(), *truncated(options.seed)]
     found: dict[str, list[Noticed]] = {"alone": [], "beside them": []}
-    async with server() as (address, http_address):
+    flags = (
+        *("--limits.max-waiting", str(2 * NUM_TRUNCATED)),
+        *("--limits.max-image-pixels", str(LARGE[0] * LARGE[1])),
+    )
+    async with serving(*flags) as (address, http_address):
         for index in track(range(options.rounds), "rounds", console=Console(stderr=True)):
             for name, pictures in (("alone", []), ("beside them", hostile)):
                 seed = options.seed + index
