@@ -66,8 +66,10 @@ class Server:
 def server(tmp_path: Path) -> Iterator[Server]:
     port, http_port = free_port(), free_port()
     process = subprocess.Popen(
-        [sys.executable, "-m", "vlserve", "serve", *ECHO]
-        + ["--grpc.port", str(port), "--http.port", str(http_port)],
+        [
+            *(sys.executable, "-m", "vlserve", "serve", *ECHO),
+            *("--grpc.port", str(port), "--http.port", str(http_port)),
+        ],
         cwd=tmp_path,
         env=environment(),
         stdout=subprocess.PIPE,
