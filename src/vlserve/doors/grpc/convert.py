@@ -10,6 +10,7 @@ from vlserve.engines.base import EngineInfo
 from vlserve.errors import ServeError, invalid
 from vlserve.settings import LimitSettings
 from vlserve.types import (
+    MAX_PARTS,
     ChatRequest,
     Chunk,
     FinishReason,
@@ -25,7 +26,6 @@ from vlserve.types import (
     total_usage,
 )
 
-MAX_PARTS: Final = 2048
 _ROLES: Final = {
     pb.ROLE_SYSTEM: Role.SYSTEM,
     pb.ROLE_USER: Role.USER,
