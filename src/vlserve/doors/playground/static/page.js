@@ -73,7 +73,7 @@ async function ask() {
   await answered(turn, stopping.signal);
   stopping = null;
   if (turn.isAnswered) turns.push(turn);
-  else draft.put(turn.question, turn.pictures);
+  else if (!draft.question) draft.put(turn.question, turn.pictures);
   showState();
 }
 

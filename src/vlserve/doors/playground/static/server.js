@@ -30,7 +30,7 @@ export async function* chat(body, key, signal) {
     body: JSON.stringify({ ...body, stream: true, stream_options: { include_usage: true } }),
     signal,
   });
-  for await (const data of events(response.body)) {
+  for await (const data of unbroken(response.body)) {
     if (data === "[DONE]") return;
     const chunk = JSON.parse(data);
     if (chunk.error) throw new ServerError(inWords(chunk.error), chunk.error);
@@ -39,8 +39,19 @@ export async function* chat(body, key, signal) {
     if (choice?.finish_reason) yield { finish: choice.finish_reason };
     if (chunk.usage) yield { usage: chunk.usage };
   }
-  throw new ServerError("The answer broke off: the connection to the server ended.");
+  throw brokenOff();
 }
+
+async function* unbroken(body) {
+  try {
+    yield* events(body);
+  } catch (error) {
+    throw error.name === "AbortError" ? error : brokenOff();
+  }
+}
+
+const brokenOff = () =>
+  new ServerError("The answer broke off: the connection to the server ended.");
 
 const authorization = (key) => (key ? { Authorization: `Bearer ${key}` } : {});
 

@@ -62,6 +62,7 @@ export class Turn {
   /** The answer has ended, or was stopped. One that was stopped before its first token is none. */
   end({ isStopped = false } = {}) {
     this.isAnswered = !isStopped || this.answer.trim() !== "";
+    this.article.classList.toggle("failed", !this.isAnswered);
     const notes = this.#clock.figures(this.#usage);
     if (isStopped) notes.unshift("stopped");
     if (this.#finish === "length") notes.unshift("cut off at max tokens");
