@@ -26,7 +26,6 @@ class Live(Generic[Tenant]):
 async def served(engine: Tenant, **limits: Any) -> AsyncIterator[Live[Tenant]]:
     """Both doors in front of a started engine, with `limits` over the defaults."""
     async with grpc_served(engine, **limits) as house:
-        grpc_port = int(house.door.address.rpartition(":")[2])
-        page = routes(LimitSettings(**limits), grpc_port)
+        page = routes(LimitSettings(**limits), lambda: house.door.address)
         async with http_served(openai_routes(house.service), page) as url:
             yield Live(url, engine, house.service)

@@ -5,6 +5,7 @@ nothing: no script, style, picture or connection but this server's own.
 """
 
 import hashlib
+from collections.abc import Callable
 from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import PurePath
@@ -44,15 +45,12 @@ _TYPES: Final = {
 _PAGE: Final = "index.html"
 
 
-def routes(limits: LimitSettings, grpc_port: int) -> APIRouter:
-    """The page, its files and its facts. `grpc_port` is for the programs that it shows."""
+def routes(limits: LimitSettings, grpc_address: Callable[[], str]) -> APIRouter:
+    """The page, its files and its facts.
+
+    `grpc_address` gives the gRPC door's `host:port` once it listens, for the programs shown.
+    """
     router = APIRouter(include_in_schema=False)
-    facts = {
-        "max_images": limits.max_images,
-        "max_message_mib": limits.max_message_mib,
-        "default_max_tokens": limits.default_max_tokens,
-        "grpc_port": grpc_port,
-    }
     static = resources.files("vlserve.doors.playground") / "static"
     example = resources.files("vlserve.models") / "embedded" / "example.png"
     for file in (*static.iterdir(), example):
@@ -60,8 +58,13 @@ def routes(limits: LimitSettings, grpc_port: int) -> APIRouter:
         router.add_api_route(path, _File(file).answer, methods=["GET", "HEAD"])
 
     @router.get("/playground/facts")
-    async def known() -> dict[str, int]:
-        return facts
+    async def facts() -> dict[str, int]:
+        return {
+            "max_images": limits.max_images,
+            "max_message_mib": limits.max_message_mib,
+            "default_max_tokens": limits.default_max_tokens,
+            "grpc_port": int(grpc_address().rpartition(":")[2]),
+        }
 
     return router
 
