@@ -168,7 +168,7 @@ async def test_by_keyboard_alone(page: Page) -> None:
         await visit.answer()
         # From the question on, everything is reached in the order in which it stands, and is seen.
         passed = []
-        for _ in range(17):
+        for _ in range(20):
             passed.append(
                 await page.evaluate(
                     """() => {

@@ -153,7 +153,9 @@ function nextCall() {
 }
 
 /** The call whose answer was asked for last, or the next one where a new question is written. */
-const shownCall = () => (draft.question || !lastCall ? nextCall() : lastCall);
+function shownCall() {
+  return draft.question || !lastCall ? nextCall() : lastCall;
+}
 
 function program(name) {
   const host = location.hostname;
