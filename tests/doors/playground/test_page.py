@@ -109,7 +109,7 @@ async def test_a_second_question_goes_with_the_first_and_its_answer(page: Page, 
         pictures = [p.sha256 for message in after.messages for p in message.pictures()]
         assert len(set(pictures)) == 2
         assert pictures[0] == next(before.messages[0].pictures()).sha256
-        await page.get_by_role("button", name="New conversation").click()
+        await page.get_by_role("button", name="New chat").click()
         assert await page.locator("article").count() == 0
         await visit.ask("third")
         assert len(house.engine.seen[-1].messages) == 1
@@ -183,7 +183,7 @@ async def test_by_keyboard_alone(page: Page) -> None:
             await page.keyboard.press("Tab")
         names = [name for _, name in passed]
         print(names)
-        assert names[:5] == ["Question", "Add pictures", "New conversation", "Ask", "Settings"]
+        assert names[:5] == ["Question", "Add pictures", "New chat", "Ask", "Settings"]
         for wanted in ("Temperature", "Seed", "Copy curl", "Copy Python", "Copy gRPC"):
             assert wanted in names
         assert all(is_ringed for is_ringed, _ in passed), passed
