@@ -1,4 +1,4 @@
-"""The page in front of a live server on free loopback ports: HTTP and gRPC over one hall."""
+"""The page in front of live doors on free loopback ports, HTTP and gRPC over one hall."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -7,10 +7,11 @@ from typing import Any, Generic
 
 from tests.doors.grpc.live import Tenant
 from tests.doors.grpc.live import served as grpc_served
-from tests.doors.playground.interim import http_served, openai_routes
-from vlserve.doors.playground.routes import routes
+from vlserve.doors.http.server import HttpDoor
+from vlserve.doors.openai import routes as openai
+from vlserve.doors.playground import routes as playground
 from vlserve.service import Service
-from vlserve.settings import LimitSettings
+from vlserve.settings import HttpSettings, LimitSettings
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,15 @@ class Live(Generic[Tenant]):
 @asynccontextmanager
 async def served(engine: Tenant, **limits: Any) -> AsyncIterator[Live[Tenant]]:
     """Both doors in front of a started engine, with `limits` over the defaults."""
+    bounds = LimitSettings(**limits)
     async with grpc_served(engine, **limits) as house:
-        page = routes(LimitSettings(**limits), lambda: house.door.address)
-        async with http_served(openai_routes(house.service), page) as url:
-            yield Live(url, engine, house.service)
+        routers = [
+            openai.routes(house.service, bounds),
+            playground.routes(bounds, lambda: house.door.address),
+        ]
+        http = HttpDoor(routers, bounds, HttpSettings(port=0))
+        await http.start()
+        try:
+            yield Live(f"http://{http.address}", engine, house.service)
+        finally:
+            await http.stop()
