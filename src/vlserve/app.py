@@ -19,6 +19,7 @@ from vlserve.doors.grpc.server import GrpcDoor
 from vlserve.doors.http.server import HttpDoor, Router
 from vlserve.doors.kserve import servicer as kserve
 from vlserve.doors.openai import routes as openai
+from vlserve.doors.playground import routes as playground
 from vlserve.doors.rest import routes as rest
 from vlserve.engines.base import Engine, EngineInfo
 from vlserve.engines.supervisor import STALLED_S, Supervisor
@@ -81,7 +82,7 @@ async def running(
         grpc = GrpcDoor(service, settings.limits, settings.grpc)
         inference = kserve.InferenceServicer(service, settings.limits, lambda: grpc.is_serving)
         grpc.add(kserve.SERVICE, inference.handlers())
-        http = HttpDoor(_routers(service, settings), settings.limits, settings.http)
+        http = HttpDoor(_routers(service, settings, grpc), settings.limits, settings.http)
         doors: tuple[Door, ...] = (grpc, http)
         for door in doors:
             closing.push_async_callback(door.stop)
@@ -127,9 +128,13 @@ async def serve(
             loop.remove_signal_handler(number)
 
 
-def _routers(service: Service, settings: Settings) -> list[Router]:
+def _routers(service: Service, settings: Settings, grpc: GrpcDoor) -> list[Router]:
     """What the HTTP door has to offer, each part by its own room."""
-    return [openai.routes(service, settings.limits), rest.routes(service, settings.limits)]
+    return [
+        openai.routes(service, settings.limits),
+        rest.routes(service, settings.limits),
+        playground.routes(settings.limits, lambda: grpc.address),
+    ]
 
 
 def _engine(settings: Settings) -> Supervisor:

@@ -1,0 +1,124 @@
+// The question that is being written, and the pictures that will go with it.
+
+import { byId } from "./dom.js";
+import { nameAmong, read, removable, tooMuch } from "./pictures.js";
+
+export const DEFAULT_QUESTION = "Describe the image";
+
+/** The composer. `limits` are the server's; `earlier()` gives the pictures already asked about. */
+export class Draft {
+  /** Settles once all files that were given are read. */
+  added = Promise.resolve();
+  #pictures = [];
+  #limits;
+  #earlier;
+  #question = byId("question");
+
+  constructor(limits, earlier) {
+    this.#limits = limits;
+    this.#earlier = earlier;
+    this.#listen();
+  }
+
+  /** The question as it would be sent, "" where there is none. */
+  get question() {
+    const text = this.#question.value.trim();
+    return text || (this.#pictures.length ? DEFAULT_QUESTION : "");
+  }
+
+  get pictures() {
+    return [...this.#pictures];
+  }
+
+  /** Add picture files; those that cannot be sent are named and left out. */
+  add(files) {
+    this.added = this.added.then(() => this.#addEach(files));
+    return this.added;
+  }
+
+  async #addEach(files) {
+    say("");
+    for (const file of files) {
+      try {
+        const others = [...this.#earlier(), ...this.#pictures];
+        const picture = await read(file, nameAmong(others, file.name));
+        const problem = tooMuch([...others, picture], this.#limits);
+        if (problem) throw new Error(problem);
+        this.#pictures.push(picture);
+      } catch (error) {
+        say(error.message);
+      }
+    }
+    this.#show();
+  }
+
+  /** Empty it: what was in it is on its way. */
+  clear() {
+    this.put("", []);
+  }
+
+  /** Write a question into it again, with its pictures. */
+  put(question, pictures) {
+    this.#question.value = question;
+    this.#pictures = [...pictures];
+    this.#show();
+  }
+
+  focus() {
+    this.#question.focus();
+  }
+
+  #show() {
+    const items = this.#pictures.map((picture) =>
+      removable(picture, () => {
+        this.#pictures = this.#pictures.filter((other) => other !== picture);
+        this.#show();
+        this.focus();
+      }),
+    );
+    byId("pictures").replaceChildren(...items);
+    this.#question.dispatchEvent(new Event("input", { bubbles: true }));
+  }
+
+  #listen() {
+    for (const input of [byId("files"), byId("camera")]) {
+      input.addEventListener("change", async () => {
+        const files = [...input.files];
+        input.value = ""; // so that the same file can be chosen again
+        await this.add(files);
+        this.focus();
+      });
+    }
+    document.addEventListener("paste", (event) => {
+      const files = [...event.clipboardData.files];
+      if (!files.length) return;
+      event.preventDefault();
+      this.add(files);
+    });
+    document.addEventListener("dragover", (event) => {
+      if (isText(event)) return;
+      event.preventDefault();
+      document.body.classList.add("dropping");
+    });
+    document.addEventListener("dragleave", (event) => {
+      if (!event.relatedTarget) document.body.classList.remove("dropping");
+    });
+    document.addEventListener("drop", (event) => {
+      if (isText(event)) return;
+      event.preventDefault();
+      document.body.classList.remove("dropping");
+      const files = [...event.dataTransfer.files];
+      if (files.length) this.add(files);
+      else say("That was no file. Save the picture first, or copy and paste it.");
+    });
+  }
+}
+
+/** A text that is dragged into a field goes there, as ever. */
+const isText = ({ dataTransfer, target }) =>
+  !dataTransfer.types.includes("Files") && target.matches?.("textarea, input");
+
+/** Say above the question what went wrong; "" takes it back. */
+export function say(problem) {
+  byId("alert").textContent = problem;
+}

@@ -1,0 +1,199 @@
+// The page: a conversation, the draft of its next question, and the call as code.
+
+import { chatBody } from "./call.js";
+import * as code from "./code.js";
+import { byId, copy, make } from "./dom.js";
+import { Draft, say } from "./draft.js";
+import { ServerError, address, chat, getJson } from "./server.js";
+import * as settings from "./settings.js";
+import { Turn } from "./turn.js";
+
+const RETRY_MS = 1000;
+const WIDE = "(min-width: 60rem)";
+
+const facts = await getJson("playground/facts").catch((error) => {
+  say(error.message);
+  throw error;
+});
+const draft = new Draft(facts, () => turns.flatMap(({ pictures }) => pictures));
+let turns = []; // those that were answered: what the next question builds upon
+let lastCall = null;
+let stopping = null; // while an answer comes
+
+settings.prepare(facts, showCode);
+for (const id of ["settings", "code"]) byId(id).open = matchMedia(WIDE).matches;
+byId("composer").addEventListener("submit", (event) => {
+  event.preventDefault();
+  ask();
+});
+byId("composer").addEventListener("input", showCode);
+byId("question").addEventListener("keydown", (event) => {
+  // Enter asks, but not on a screen keyboard, which has no Shift to break a line with.
+  const isAsk = event.key === "Enter" && !event.shiftKey && !event.isComposing;
+  if (!isAsk || matchMedia("(pointer: coarse)").matches) return;
+  event.preventDefault();
+  ask();
+});
+document.addEventListener("keydown", (event) => {
+  if (event.key === "Escape") stopping?.abort();
+});
+byId("stop").addEventListener("click", () => stopping?.abort());
+byId("clear").addEventListener("click", startAnew);
+byId("model").addEventListener("change", showCode);
+byId("key").addEventListener("change", listModels);
+byId("example").addEventListener("click", addExample);
+byId("code").addEventListener("toggle", showCode);
+for (const button of document.querySelectorAll("[data-copy]")) {
+  button.addEventListener("click", () => copyProgram(button));
+}
+showCode();
+draft.focus();
+await listModels();
+
+async function ask() {
+  await draft.added;
+  if (stopping) return;
+  const { question, pictures } = draft;
+  if (!question) {
+    say("Write a question, or add a picture.");
+    draft.focus();
+    return;
+  }
+  say("");
+  settings.mark(null);
+  document.querySelector(".failed")?.remove();
+  byId("welcome").hidden = true;
+  lastCall = nextCall();
+  const turn = new Turn(question, pictures);
+  byId("turns").append(turn.article);
+  turn.article.scrollIntoView({ block: "end" });
+  draft.clear();
+  stopping = new AbortController();
+  showState();
+  await answered(turn, stopping.signal);
+  stopping = null;
+  if (turn.isAnswered) turns.push(turn);
+  else if (!draft.question) draft.put(turn.question, turn.pictures);
+  showState();
+}
+
+/** Let the answer come into `turn`, until it ends in one way or another. */
+async function answered(turn, signal) {
+  try {
+    for await (const piece of chat(chatBody(lastCall), settings.key(), signal)) {
+      // Who has scrolled away to read something else stays there.
+      const isFollowed = turn.article.getBoundingClientRect().bottom <= innerHeight;
+      turn.take(piece);
+      if (isFollowed) turn.article.scrollIntoView({ block: "end" });
+    }
+    turn.end();
+  } catch (error) {
+    if (error.name === "AbortError") {
+      turn.end({ isStopped: true });
+      return;
+    }
+    turn.fail(error.message);
+    say(error.message);
+    if (!(error instanceof ServerError)) throw error; // a fault of the page: the console has it
+    settings.mark(error.param);
+  }
+}
+
+function startAnew() {
+  turns = [];
+  lastCall = null;
+  byId("turns").replaceChildren();
+  byId("welcome").hidden = false;
+  say("");
+  showState();
+  draft.focus();
+}
+
+function showState() {
+  const isAnswering = stopping !== null;
+  byId("ask").hidden = isAnswering;
+  byId("stop").hidden = !isAnswering;
+  byId("clear").hidden = isAnswering || !byId("turns").childElementCount;
+  showCode();
+}
+
+async function listModels() {
+  const select = byId("model");
+  try {
+    const { data } = await getJson("v1/models", settings.key());
+    const chosen = select.value;
+    select.replaceChildren(...data.map(({ id }) => make("option", {}, id)));
+    if (data.some(({ id }) => id === chosen)) select.value = chosen;
+    select.disabled = false;
+    say("");
+    showCode();
+  } catch (error) {
+    say(error.message);
+    if (error.status === 503) setTimeout(listModels, RETRY_MS); // it starts
+  }
+}
+
+async function addExample() {
+  const response = await fetch(address("playground/example.png"));
+  const blob = await response.blob();
+  await draft.add([new File([blob], "example.png", { type: blob.type })]);
+  draft.focus();
+}
+
+/** What asking now would send. */
+function nextCall() {
+  return {
+    model: byId("model").value,
+    system: settings.system(),
+    parameters: settings.parameters(),
+    turns: [...turns, { question: draft.question, pictures: draft.pictures }].map(
+      ({ question, pictures, answer }) => ({ question, pictures, answer }),
+    ),
+  };
+}
+
+/** The call whose answer was asked for last, or the next one where a new question is written. */
+function shownCall() {
+  return draft.question || !lastCall ? nextCall() : lastCall;
+}
+
+function program(name) {
+  const host = location.hostname;
+  const server = {
+    base: address("v1"),
+    grpcAddress: `${host}:${facts.grpc_port}`,
+    hasKey: settings.key() !== "",
+  };
+  return code[name](shownCall(), server);
+}
+
+function showCode() {
+  if (!byId("code").open) return;
+  for (const shown of document.querySelectorAll("[data-code]")) {
+    shown.textContent = code.preview(program(shown.dataset.code));
+  }
+  const call = shownCall();
+  byId("code-note").replaceChildren(
+    ...(code.isInside(call)
+      ? ["Runs as it is copied, pictures inside."]
+      : ["Too large to be inside, pictures are read from files: ", ...savable(call), "."]),
+  );
+}
+
+/** The pictures of a call as links that save them, since one that was pasted has no file yet. */
+function savable(call) {
+  const links = code
+    .picturesOf(call)
+    .map(({ name, url }) => make("a", { href: url, download: name }, name));
+  return links.flatMap((link) => [", ", link]).slice(1);
+}
+
+async function copyProgram(button) {
+  const name = button.dataset.copy;
+  try {
+    await copy(program(name));
+    byId("copied").textContent = `${button.textContent.replace("Copy ", "")} is on the clipboard.`;
+  } catch (error) {
+    byId("copied").textContent = error.message;
+  }
+}

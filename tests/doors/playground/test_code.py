@@ -1,0 +1,94 @@
+"""The programs that the page shows run as they are copied, and get the same answer."""
+
+import filecmp
+import json
+import sys
+from pathlib import Path
+
+import pytest
+from playwright.async_api import Page
+
+from tests.doors.playground.browser import Visit, run
+from tests.doors.playground.live import served
+from tests.scripted import ScriptedEngine
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+# What a shell, Python, JSON or a regular expression may misread.
+AWKWARD = 'it\'s "$HOME" `id` $(id) \\ \\n %s {x} </script> \\u00000 é 你 🙂\nJSON\nEOF $& $1'
+
+
+async def answers(visit: Visit, folder: Path) -> dict[str, str]:
+    """What each program prints, run in `folder`."""
+    said = {}
+    for name, command in (("curl", "bash"), ("Python", sys.executable), ("gRPC", sys.executable)):
+        script = folder / f"copied-{name}"
+        script.write_text(await visit.copied(name))
+        printed = await run(command, script, cwd=folder)
+        if name == "curl":
+            printed = json.loads(printed)["choices"][0]["message"]["content"] + "\n"
+        said[name] = printed.removesuffix("\n")
+    return said
+
+
+async def test_small_pictures_and_all_turns_are_inside(
+    page: Page, red: Path, tmp_path: Path
+) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    async with served(ScriptedEngine()) as house:
+        visit = Visit(page, house.url)
+        await visit.open()
+        await page.get_by_label("System message").fill("Be brief.")
+        await page.get_by_label("Seed").fill("7")
+        await page.get_by_label("Stop at").fill("\\never\n</s>")
+        await visit.drop(red)
+        await visit.pictures(1)
+        await visit.ask(AWKWARD)
+        await visit.drop(red)
+        await visit.pictures(1)
+        answer = await visit.ask(AWKWARD)
+        said = await answers(visit, elsewhere)
+        assert said == dict.fromkeys(said, answer)
+        _, own, *others = house.engine.seen
+        assert len(others) == 3
+        for other in others:
+            assert other.sampling == own.sampling
+            assert [(m.role, m.content[-1]) for m in other.messages] == [
+                (m.role, m.content[-1]) for m in own.messages
+            ]
+        shown = await page.locator("[data-code=curl]").text_content()
+        assert shown is not None
+
+
+async def test_large_pictures_are_read_from_files_by_name(
+    page: Page, photo: Path, red: Path
+) -> None:
+    async with served(ScriptedEngine()) as house:
+        visit = Visit(page, house.url)
+        await visit.open()
+        await visit.drop(photo, red)
+        await visit.pictures(2)
+        answer = await visit.ask(AWKWARD)
+        said = await answers(visit, photo.parent)
+        assert said == dict.fromkeys(said, answer)
+        assert len((await visit.copied("curl")).encode()) < 2000
+        # A picture that was pasted has no file until it is saved from here.
+        async with page.expect_download() as download:
+            await page.get_by_role("link", name=photo.name).click()
+        saved = photo.with_name("saved.jpg")
+        await (await download.value).save_as(saved)
+        assert filecmp.cmp(saved, photo, shallow=False)
+
+
+async def test_a_program_of_another_picture_says_something_else(
+    page: Page, red: Path, tmp_path: Path
+) -> None:
+    """The control: the answers are those of what was copied."""
+    async with served(ScriptedEngine()) as house:
+        visit = Visit(page, house.url)
+        await visit.open()
+        answer = await visit.ask("first")
+        await visit.drop(red)
+        await visit.pictures(1)
+        said = await answers(visit, tmp_path)
+        assert answer not in said.values()

@@ -1,0 +1,350 @@
+"""What a person does on the page, done in Chromium."""
+
+import base64
+import itertools
+import json
+import re
+from pathlib import Path
+from typing import Literal
+
+import pytest
+from playwright.async_api import Browser, Page
+
+from tests.doors.grpc.live import png, until
+from tests.doors.playground.browser import Visit, figures
+from tests.doors.playground.live import served
+from tests.scripted import ScriptedEngine
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+STEP_S = 0.03
+READABLE = 4.5  # WCAG 2.2, 1.4.3: contrast of text and ground
+# The contrast of each text that is shown, by WCAG's formula.
+CONTRASTS = """() => {
+    const drawn = document.createElement("canvas").getContext("2d", { willReadFrequently: true });
+    const light = (colour) => {
+        drawn.clearRect(0, 0, 1, 1);
+        drawn.fillStyle = colour;
+        drawn.fillRect(0, 0, 1, 1);
+        const [r, g, b] = [...drawn.getImageData(0, 0, 1, 1).data].map((byte) => {
+            const part = byte / 255;
+            return part <= 0.04045 ? part / 12.92 : ((part + 0.055) / 1.055) ** 2.4;
+        });
+        return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+    };
+    const ground = (element) => {
+        const colour = getComputedStyle(element).backgroundColor;
+        return colour === "rgba(0, 0, 0, 0)" ? ground(element.parentElement) : colour;
+    };
+    const found = {};
+    for (const element of document.querySelectorAll("body *")) {
+        const text = [...element.childNodes].filter((node) => node.nodeType === Node.TEXT_NODE)
+            .map((node) => node.data.trim()).join("");
+        if (!text || !element.checkVisibility()) continue;
+        const pair = [light(getComputedStyle(element).color), light(ground(element))];
+        found[text] = (Math.max(...pair) + 0.05) / (Math.min(...pair) + 0.05);
+    }
+    return found;
+}"""
+
+
+def slow() -> ScriptedEngine:
+    return ScriptedEngine(step_s=STEP_S)
+
+
+def url_of(path: Path) -> str:
+    kind = {".png": "png", ".jpg": "jpeg"}[path.suffix]
+    return f"data:image/{kind};base64,{base64.b64encode(path.read_bytes()).decode()}"
+
+
+async def test_a_dropped_picture_is_answered_token_by_token(page: Page, red: Path) -> None:
+    async with served(slow()) as house:
+        visit = Visit(page, house.url)
+        await visit.open()
+        await visit.drop(red)
+        await visit.pictures(1)
+        await visit.watch()
+        answer = await visit.ask("one two three four")
+        assert answer.strip().endswith("one two three four")
+        seen = await visit.seen()
+        texts = [update["text"] for update in seen]
+        assert len(texts) == 5, texts  # the picture's digest and the four words
+        assert all(later.startswith(text) for text, later in itertools.pairwise(texts))
+        assert all(update["busy"] == "true" for update in seen)
+        assert (seen[-1]["at"] - seen[0]["at"]) / 1000 >= 4 * STEP_S / 2, "all came at once"
+        (asked,) = visit.asked()
+        assert asked["stream"] is True
+        assert asked["messages"] == [
+            {
+                "role": "user",
+                "content": [
+                    {"type": "image_url", "image_url": {"url": url_of(red)}},
+                    {"type": "text", "text": "one two three four"},
+                ],
+            }
+        ]
+        notes = await visit.notes()
+        said = figures(notes, ["first token", "tokens/s", "in all", "tokens asked", "answered"])
+        assert STEP_S / 2 < said["first token"] < said["in all"] < 5
+        assert said["tokens asked"] == 15
+        assert "10 of pictures" in notes
+        assert said["answered"] == 5
+        assert not visit.problems
+
+
+async def test_a_second_question_goes_with_the_first_and_its_answer(page: Page, red: Path) -> None:
+    async with served(ScriptedEngine()) as house:
+        visit = Visit(page, house.url)
+        await visit.open()
+        await visit.drop(red)
+        await visit.pictures(1)
+        first = await visit.ask("first")
+        assert await page.locator("#pictures li").count() == 0
+        await visit.paste(png((0, 0, 255)))
+        await visit.pictures(1)
+        await visit.ask("second")
+        before, after = house.engine.seen
+        assert [message.role for message in after.messages] == ["user", "assistant", "user"]
+        assert after.messages[0].content[1] == "first"
+        assert after.messages[1].content == (first,)
+        pictures = [p.sha256 for message in after.messages for p in message.pictures()]
+        assert len(set(pictures)) == 2
+        assert pictures[0] == next(before.messages[0].pictures()).sha256
+        await page.get_by_role("button", name="New chat").click()
+        assert await page.locator("article").count() == 0
+        await visit.ask("third")
+        assert len(house.engine.seen[-1].messages) == 1
+
+
+async def test_pictures_come_by_drop_paste_choice_and_camera_and_go_again(
+    page: Page, red: Path, photo: Path
+) -> None:
+    async with served(ScriptedEngine()) as house:
+        visit = Visit(page, house.url)
+        await visit.open()
+        await visit.drop(red, photo)
+        await visit.pictures(2)
+        await visit.paste(png((0, 255, 0)))
+        await visit.pictures(3)
+        await page.locator("#files").set_input_files(red)
+        await visit.pictures(4)
+        await page.locator("#camera").set_input_files(photo)
+        await visit.pictures(5)
+        assert await page.locator("#camera").get_attribute("capture") == "environment"
+        await page.get_by_role("button", name="Use the example picture").click()
+        await visit.pictures(6)
+        names = await page.locator("#pictures li").evaluate_all("(all) => all.map((i) => i.title)")
+        assert len(set(names)) == 6, names
+        await page.get_by_role("button", name="Remove red.png").click()
+        await visit.pictures(5)
+        # Thumbnails are small, what is sent is not.
+        sizes = await page.locator("#pictures canvas").evaluate_all(
+            "(all) => all.map((c) => c.height)"
+        )
+        assert max(sizes) <= 192
+        await visit.ask("")
+        (asked,) = visit.asked()
+        content = asked["messages"][0]["content"]
+        assert [part["type"] for part in content] == ["image_url"] * 5 + ["text"]
+        assert content[0]["image_url"]["url"] == url_of(photo)
+        assert content[-1]["text"] == "Describe the image"
+
+
+async def test_by_keyboard_alone(page: Page) -> None:
+    async with served(slow()) as house:
+        visit = Visit(page, house.url)
+        await visit.open()
+        await page.keyboard.type("one")
+        await page.keyboard.press("Shift+Enter")
+        await page.keyboard.type("two")
+        await page.keyboard.press("Enter")
+        assert (await visit.answer()).strip() == "one two"
+        assert house.engine.seen[0].messages[0].content == ("one\ntwo",)
+        await page.keyboard.type("hold")
+        await page.keyboard.press("Enter")
+        await page.wait_for_selector("#stop:visible")
+        await until(lambda: house.engine.num_running == 1)
+        await page.keyboard.press("Escape")
+        await until(lambda: house.engine.num_running == 0)
+        await visit.answer()
+        # From the question on, everything is reached in the order in which it stands, and is seen.
+        passed = []
+        for _ in range(20):
+            passed.append(
+                await page.evaluate(
+                    """() => {
+                        const here = document.activeElement;
+                        const ring = here.closest(".button") ?? here;
+                        const width = getComputedStyle(ring).outlineWidth;
+                        const name = here.labels?.[0]?.textContent ?? here.textContent;
+                        return [width !== "0px", name.trim().replace(/\\s+/g, " ")];
+                    }"""
+                )
+            )
+            await page.keyboard.press("Tab")
+        names = [name for _, name in passed]
+        print(names)
+        assert names[:5] == ["Question", "Add pictures", "New chat", "Ask", "Settings"]
+        for wanted in ("Temperature", "Seed", "Copy curl", "Copy Python", "Copy gRPC"):
+            assert wanted in names
+        assert all(is_ringed for is_ringed, _ in passed), passed
+
+
+async def test_what_the_server_refuses_is_said_with_the_field(page: Page, red: Path) -> None:
+    async with served(ScriptedEngine()) as house:
+        visit = Visit(page, house.url)
+        await visit.open()
+        await visit.drop(red)
+        await visit.pictures(1)
+        temperature = page.get_by_label("Temperature")
+        await temperature.fill("5")
+        await page.locator("#question").fill("hot")
+        await page.get_by_role("button", name="Ask").click()
+        assert await visit.alert() == "temperature: must be between 0 and 2."
+        assert await temperature.get_attribute("aria-invalid") == "true"
+        # Nothing is lost: the question and its picture are there to be asked again.
+        await visit.pictures(1)
+        assert await page.locator("#question").input_value() == "hot"
+        await temperature.fill("1")
+        await page.get_by_role("button", name="Ask").click()
+        assert (await visit.answer()).strip().endswith("hot")
+        assert await temperature.get_attribute("aria-invalid") is None
+        assert await page.locator("#alert").text_content() == ""
+        assert await page.locator("article").count() == 1
+        assert len(house.engine.seen[-1].messages) == 1
+
+
+async def test_an_answer_that_fails_midway_is_said_and_not_built_upon(page: Page) -> None:
+    async with served(slow()) as house:
+        visit = Visit(page, house.url)
+        await visit.open()
+        await visit.ask("first")
+        await visit.ask("one two break")
+        assert "secret" not in await visit.alert()
+        assert "Not answered" in await visit.notes()
+        assert (await page.locator(".failed .answer").text_content() or "").strip() == "one two"
+        await visit.ask("second")
+        texts = [m.content[0] for m in house.engine.seen[-1].messages]
+        assert texts == ["first", "first ", "second"]
+
+
+async def test_stop_ends_the_generation(page: Page) -> None:
+    async with served(slow()) as house:
+        visit = Visit(page, house.url)
+        await visit.open()
+        await page.locator("#question").fill("hold")
+        await page.get_by_role("button", name="Ask").click()
+        await page.wait_for_function(
+            "() => document.querySelector('.answer')?.textContent.length > 9"
+        )
+        assert house.engine.num_running == 1
+        await page.get_by_role("button", name="Stop").click()
+        await until(lambda: house.engine.num_running == 0)
+        await until(lambda: house.service.num_inside == 0)
+        answer = await visit.answer()
+        assert answer.startswith("on on ")
+        assert "stopped" in await visit.notes()
+        await visit.ask("second")
+        assert house.engine.seen[-1].messages[1].content == (answer,)
+
+
+async def test_without_stop_the_generation_goes_on(page: Page) -> None:
+    """The control: the engine would not have ended by itself."""
+    async with served(slow()) as house:
+        visit = Visit(page, house.url)
+        await visit.open()
+        await page.locator("#question").fill("hold")
+        await page.get_by_role("button", name="Ask").click()
+        await until(lambda: house.engine.num_running == 1)
+        with pytest.raises(TimeoutError):
+            await until(lambda: house.engine.num_running == 0, within_s=0.5)
+
+
+async def test_a_server_that_is_gone_is_said(page: Page) -> None:
+    async with served(ScriptedEngine()) as house:
+        visit = Visit(page, house.url)
+        await visit.open()
+    await page.locator("#question").fill("anybody?")
+    await page.get_by_role("button", name="Ask").click()
+    assert await visit.alert() == "The server cannot be reached. Is it still running?"
+
+
+async def test_what_is_too_much_is_said_before_it_is_sent(
+    page: Page, red: Path, photo: Path, tmp_path: Path
+) -> None:
+    notes = tmp_path / "notes.txt"
+    notes.write_text("no picture")
+    heavy = tmp_path / "heavy.png"
+    heavy.write_bytes(png() + bytes(900_000))
+    async with served(ScriptedEngine(), max_images=2, max_message_mib=1) as house:
+        visit = Visit(page, house.url)
+        await visit.open()
+        await visit.drop(notes)
+        assert await visit.alert() == "notes.txt is not a picture."
+        await visit.drop(heavy)
+        assert "a request of 1.1 MiB, and this server takes 1 MiB" in await visit.alert()
+        await visit.drop(red, red)
+        await visit.pictures(2)
+        await visit.drop(red)
+        assert (await visit.alert()).startswith("This server takes 2 pictures")
+        await visit.pictures(2)
+        assert not visit.asked()
+
+
+async def test_a_key_stays_in_the_tab_and_goes_with_each_call(page: Page) -> None:
+    async with served(ScriptedEngine()) as house:
+        visit = Visit(page, house.url)
+        await visit.open()
+        assert "Authorization" not in await visit.copied("curl")
+        await page.locator("#key").fill("secret-key")
+        await visit.ask("first")
+        request = visit.requests[-1]
+        assert (await request.all_headers())["authorization"] == "Bearer secret-key"
+        for name in ("curl", "Python", "gRPC"):
+            program = await visit.copied(name)
+            assert "secret-key" not in program
+            assert "API_KEY" in program
+        await visit.open()
+        assert await page.locator("#key").input_value() == "secret-key"
+        kept = await page.evaluate("() => [JSON.stringify(localStorage), document.cookie]")
+        assert kept == ["{}", ""]
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+async def test_every_text_can_be_read(
+    page: Page, scheme: Literal["light", "dark"], red: Path
+) -> None:
+    await page.emulate_media(color_scheme=scheme)
+    async with served(ScriptedEngine()) as house:
+        visit = Visit(page, house.url)
+        await visit.open()
+        await visit.drop(red)
+        await visit.ask("first")
+        await visit.ask("break")
+        contrasts: dict[str, float] = await page.evaluate(CONTRASTS)
+        ground = await page.evaluate("() => getComputedStyle(document.body).backgroundColor")
+    print(f"{scheme} on {ground}: {len(contrasts)} texts, lowest {min(contrasts.values()):.1f}")
+    assert len(contrasts) > 20
+    assert {name: value for name, value in contrasts.items() if value < READABLE} == {}
+    is_dark = int(re.findall(r"\d+", ground)[0]) < 128
+    assert is_dark == (scheme == "dark")
+
+
+@pytest.mark.parametrize("width", [360, 768, 1280])
+async def test_nothing_is_wider_than_the_screen(chromium: Browser, width: int, photo: Path) -> None:
+    context = await chromium.new_context(
+        viewport={"width": width, "height": 740}, has_touch=width == 360, is_mobile=width == 360
+    )
+    async with served(ScriptedEngine()) as house:
+        page = await context.new_page()
+        visit = Visit(page, house.url)
+        await visit.open()
+        assert await page.get_by_text("Take a picture").is_visible() == (width == 360)
+        await page.locator("details").evaluate_all("(all) => all.forEach((d) => { d.open = true })")
+        await page.locator("#files").set_input_files([photo] * 4)
+        await visit.pictures(4)
+        await visit.ask("wide " * 40 + "w" * 300)
+        for name in ("alert", "turns", "code"):
+            assert await page.locator(f"#{name}").count() == 1
+        assert await page.evaluate("() => document.documentElement.scrollWidth") <= width
+        assert json.dumps(visit.problems) == "[]"
+    await context.close()
