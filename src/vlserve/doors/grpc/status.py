@@ -57,7 +57,7 @@ def raised(error: grpc.aio.AioRpcError) -> ServeError:
     for detail in status.details if status is not None else ():
         request, retry = error_details_pb2.BadRequest(), error_details_pb2.RetryInfo()
         if detail.Unpack(request):
-            (violation,) = request.field_violations
+            violation = request.field_violations[0]
             field, message = violation.field, violation.description
         elif detail.Unpack(retry):
             retry_after_s = retry.retry_delay.ToMilliseconds() / 1000
