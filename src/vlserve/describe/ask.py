@@ -1,15 +1,27 @@
 """A picture and the question of a run -> a row."""
 
 import asyncio
+import time
+from contextlib import aclosing
 from dataclasses import dataclass, fields
+from functools import partial
 from typing import Any, Final
 
 from vlserve.describe.connect import Connection
 from vlserve.describe.journal import Done
-from vlserve.describe.patience import Answer, Patience, answered
+from vlserve.describe.patience import Patience, answered
 from vlserve.describe.pictures import Picture
 from vlserve.errors import Code, ServeError
-from vlserve.types import ChatRequest, ImageRef, Message, Role, SamplingParams
+from vlserve.types import (
+    ChatRequest,
+    Chunk,
+    FinishReason,
+    ImageRef,
+    Message,
+    Role,
+    SamplingParams,
+    Usage,
+)
 
 COLUMNS: Final[dict[str, type]] = {
     "path": str,
@@ -32,6 +44,14 @@ class Asked:
     question: str
     max_tokens: int
     model: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    text: str
+    finish_reason: FinishReason
+    usage: Usage
+    seconds: float  # from its request to its end
 
 
 class Asker:
@@ -58,12 +78,24 @@ class Asker:
         except ServeError as error:
             return _failed(picture, picture.stamp, _said(error))
         try:
-            answer = await answered(self._connection.chat, self._request(data), self._patience)
+            answer = await answered(partial(self._answer, data), self._patience)
         except ServeError as error:
             if error.code is Code.NOT_FOUND or (error.field or "").split(".")[-1] in _OF_ALL:
                 raise
             return _failed(picture, stamp, _said(error))
         return Done(picture.key, stamp, has_failed=False, row=_row(picture, answer))
+
+    async def _answer(self, data: bytes) -> _Answer:
+        begin_s = time.monotonic()
+        texts: list[str] = []
+        last: Chunk | None = None
+        async with aclosing(self._connection.chat(self._request(data))) as chunks:
+            async for last in chunks:
+                texts.append(last.text)
+        if last is None or last.finish_reason is None or last.usage is None:
+            raise ServeError(Code.INTERNAL, "the answer has no end")
+        seconds = time.monotonic() - begin_s
+        return _Answer("".join(texts), last.finish_reason, last.usage, seconds)
 
     def _request(self, data: bytes) -> ChatRequest:
         content = (ImageRef(data, "picture"), self._asked.question)
@@ -71,7 +103,7 @@ class Asker:
         return ChatRequest((Message(Role.USER, content),), sampling, self._asked.model)
 
 
-def _row(picture: Picture, answer: Answer) -> dict[str, Any]:
+def _row(picture: Picture, answer: _Answer) -> dict[str, Any]:
     usage = answer.usage
     return {
         "path": picture.key,

@@ -3,34 +3,22 @@
 import asyncio
 import random
 import time
-from collections.abc import AsyncGenerator, Callable
-from contextlib import aclosing
-from dataclasses import dataclass
-from typing import Final
+from collections.abc import Awaitable, Callable
+from typing import Final, TypeVar
 
 from vlserve.describe.errors import DescribeError
 from vlserve.errors import Code, ServeError
-from vlserve.types import ChatRequest, Chunk, FinishReason, Usage
 
 FIRST_PAUSE_S: Final = 0.5
 LONGEST_PAUSE_S: Final = 15.0
+_Answer = TypeVar("_Answer")
 _NOT_ITS_FAULT: Final = (Code.OVERLOADED, Code.UNAVAILABLE)
 _WORTH_A_SECOND_TRY: Final = (Code.INTERNAL, Code.DEADLINE_EXCEEDED)
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """A whole answer, and the seconds from its request to its end."""
-
-    text: str
-    finish_reason: FinishReason
-    usage: Usage
-    seconds: float
-
-
 class Patience:
     """How a run of many requests waits for its service: as long as it is told to, or a little
-    longer each time, and `longest_s` at most from one sign of life to the next.
+    longer each time, and `longest_s` at most from its first silence to the next sign of life.
 
     `say` is told how many requests do so now.
     """
@@ -38,19 +26,22 @@ class Patience:
     def __init__(self, longest_s: float, say: Callable[[str], None]) -> None:
         self._longest_s = longest_s
         self._say = say
-        self._alive_s = time.monotonic()
+        self._silent_since_s: float | None = None
         self._num_waiting = 0
 
     def sign_of_life(self) -> None:
         """The service has answered, be it with a refusal."""
-        self._alive_s = time.monotonic()
+        self._silent_since_s = None
 
     async def wait(self, num_times: int, told_s: float | None, why: str) -> None:
         """Returns when it is worth asking again, after `num_times` in a row that it was not.
 
         Raises DescribeError where there was no sign of life for too long.
         """
-        silent_s = time.monotonic() - self._alive_s
+        now = time.monotonic()
+        if self._silent_since_s is None:
+            self._silent_since_s = now
+        silent_s = now - self._silent_since_s
         if silent_s > self._longest_s:
             raise DescribeError(
                 f"no answer for {silent_s:.0f} s ({why}): the same command goes on from here"
@@ -69,23 +60,19 @@ class Patience:
         self._say(waiting if self._num_waiting else "asking")
 
 
-async def answered(
-    chat: Callable[[ChatRequest], AsyncGenerator[Chunk]],
-    request: ChatRequest,
-    patience: Patience,
-) -> Answer:
-    """The answer to a request, however often that it has to be asked.
+async def answered(ask: Callable[[], Awaitable[_Answer]], patience: Patience) -> _Answer:
+    """What `ask` gives, however often that it has to be called.
 
-    OVERLOADED and UNAVAILABLE are waited out; INTERNAL and DEADLINE_EXCEEDED are tried once more.
-    Raises any other ServeError, and DescribeError when patience ends.
+    Its OVERLOADED and UNAVAILABLE are waited out; INTERNAL and DEADLINE_EXCEEDED are tried once
+    more. Raises any other ServeError, and DescribeError when patience ends.
     """
     num_waits = num_failures = 0
     while True:
         try:
-            answer = await _whole(chat(request))
+            answer = await ask()
         except ServeError as error:
             if error.code in _NOT_ITS_FAULT:
-                if error.code is Code.OVERLOADED:
+                if error.code is Code.OVERLOADED:  # who says so is there
                     patience.sign_of_life()
                 await patience.wait(num_waits, error.retry_after_s, error.message)
                 num_waits += 1
@@ -97,15 +84,3 @@ async def answered(
         else:
             patience.sign_of_life()
             return answer
-
-
-async def _whole(chunks: AsyncGenerator[Chunk]) -> Answer:
-    begin_s = time.monotonic()
-    texts, last = [], None
-    async with aclosing(chunks):
-        async for last in chunks:
-            texts.append(last.text)
-    if last is None or last.finish_reason is None or last.usage is None:
-        raise ServeError(Code.INTERNAL, "the answer has no end")
-    seconds = time.monotonic() - begin_s
-    return Answer("".join(texts), last.finish_reason, last.usage, seconds)
