@@ -10,6 +10,7 @@ import asyncio
 import json
 import os
 import random
+import re
 import shlex
 import signal
 import sys
@@ -64,14 +65,14 @@ def draw_pictures(folder: Path, num: int, seed: int) -> list[str]:
 async def served() -> AsyncIterator[str]:
     """The address of a server that has just begun, ended afterwards."""
     server = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "vlserve", "serve", "--grpc.port", "0"),
+        *(sys.executable, "-m", "vlserve", "serve", "--grpc.port", "0", "--http.port", "0"),
         stdout=asyncio.subprocess.PIPE,
     )
     assert server.stdout is not None  # noqa: S101  it is a pipe
     address = ""
     async for line in server.stdout:
         if line.startswith(b"address"):
-            address = line.decode().split("grpc://")[1].strip()
+            address = re.findall(r"grpc://([^\s,]+)", line.decode())[0]
         if line.startswith(b"ready"):
             break
     try:

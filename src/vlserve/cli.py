@@ -154,9 +154,9 @@ async def _print_answer(settings: Settings, server: str | None, request: ChatReq
     _OUT.out("")
 
 
-@cli.command()
+@cli.command("describe")
 @with_settings
-def describe(
+def describe_pictures(
     *,
     sources: Annotated[
         list[str],
@@ -200,11 +200,12 @@ def describe(
     failed.
     """
     settings, _ = settings_room.read(flags)
-    from vlserve.describe import command  # noqa: PLC0415
+    from vlserve.describe.command import Job, describe  # noqa: PLC0415
+    from vlserve.describe.sitting import Effort  # noqa: PLC0415
 
-    job = command.Job(tuple(sources), out, question, max_tokens, recursive, server)
-    effort = command.Effort(clients, patience, retry_failed, overwrite)
-    raise typer.Exit(asyncio.run(command.describe(settings, job, effort)))
+    job = Job(tuple(sources), out, question, max_tokens, recursive, server)
+    effort = Effort(clients, patience, retry_failed, overwrite)
+    raise typer.Exit(asyncio.run(describe(settings, job, effort)))
 
 
 cli.command()(bench)

@@ -8,7 +8,8 @@ from typing import Any
 from pyarrow import parquet
 
 from tests.doors.grpc.live import png
-from vlserve.describe.command import Effort, Job, describe
+from vlserve.describe.command import Job, describe
+from vlserve.describe.sitting import Effort
 from vlserve.settings import Settings
 
 Rows = list[dict[str, Any]]

@@ -282,7 +282,7 @@ async def test_what_cannot_be_written_is_said_before_anything_is_asked(
     (tmp_path / "dir.csv").mkdir()
     nobody = "localhost:1"
     for name, said in (
-        ("out.txt", "out.txt: must end with one of .jsonl, .csv, .parquet"),
+        ("out.txt", "out.txt: must end with .jsonl or .csv or .parquet"),
         ("none/out.csv", "none: no such folder"),
         ("dir.csv", "dir.csv is a folder"),
     ):

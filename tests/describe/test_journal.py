@@ -15,8 +15,8 @@ from vlserve.describe.journal import SUFFIX, Done, Journal
 ASKED = {"question": "what? 東京", "max_tokens": 5}
 
 
-def done(i: int, text: str = "", *, has_failed: bool = False) -> Done:
-    return Done(f"{i}.png", f"{i}-7", has_failed, {"path": f"{i}.png", "text": text or "é\n" * i})
+def done(i: int, text: str = "", *, error: str | None = None) -> Done:
+    return Done(f"{i}.png", f"{i}-7", error, {"path": f"{i}.png", "text": text or "é\n" * i})
 
 
 def opened(folder: Path, asked: dict[str, Any] = ASKED, *, overwrite: bool = False) -> Journal:
@@ -93,7 +93,7 @@ async def test_a_short_write_is_gone_on_with(
 
 
 async def test_the_newest_line_counts_and_a_stamp_tells_contents_apart(tmp_path: Path) -> None:
-    await filled(tmp_path, done(0, has_failed=True), done(1), done(0, "now"))
+    await filled(tmp_path, done(0, error="internal"), done(1), done(0, "now"))
     with opened(tmp_path) as journal:
         assert kept(journal, 2) == [done(0, "now"), done(1)]
         assert journal.has_failed("0.png", "0-7") is False

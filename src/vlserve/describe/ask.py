@@ -83,7 +83,7 @@ class Asker:
             if error.code is Code.NOT_FOUND or (error.field or "").split(".")[-1] in _OF_ALL:
                 raise
             return _failed(picture, stamp, _said(error))
-        return Done(picture.key, stamp, has_failed=False, row=_row(picture, answer))
+        return Done(picture.key, stamp, None, _row(picture, answer))
 
     async def _answer(self, data: bytes) -> _Answer:
         begin_s = time.monotonic()
@@ -119,7 +119,7 @@ def _row(picture: Picture, answer: _Answer) -> dict[str, Any]:
 
 def _failed(picture: Picture, stamp: str, why: str) -> Done:
     row = dict.fromkeys(COLUMNS) | {"path": picture.key, "error": why}
-    return Done(picture.key, stamp, has_failed=True, row=row)
+    return Done(picture.key, stamp, why, row)
 
 
 def _said(error: ServeError) -> str:

@@ -11,7 +11,7 @@ import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final, NamedTuple, Self
 
@@ -24,11 +24,11 @@ SUFFIX: Final = ".journal"
 @dataclass(frozen=True, slots=True)
 class Done:
     """An item that needs no more work. `stamp` tells its content from another of the same `key`;
-    `row` is what the output says of it."""
+    `row` is what the output says of it; `error` is why it failed, None where it did not."""
 
     key: str
     stamp: str
-    has_failed: bool
+    error: str | None
     row: dict[str, Any]
 
 
@@ -88,21 +88,19 @@ class Journal:
 
         Raises OSError where it cannot be written; the journal is as it was then.
         """
-        said = {"key": done.key, "stamp": done.stamp, "failed": done.has_failed, "row": done.row}
         loop = asyncio.get_running_loop()
-        await loop.run_in_executor(self._writer, self._append, done, _line(said))
+        await loop.run_in_executor(self._writer, self._append, done)
 
     def done(self, keys: Iterable[str]) -> Iterator[Done]:
         """What is kept of each of the items that are done, in the order of `keys`."""
         for key in keys:
             if (entry := self._entries.get(key)) is not None:
-                said = json.loads(os.pread(self._file, entry.length, entry.offset))
-                yield Done(key, entry.stamp, entry.has_failed, said["row"])
+                yield Done(**json.loads(os.pread(self._file, entry.length, entry.offset)))
 
-    def _append(self, done: Done, line: bytes) -> None:
-        offset = self._end
+    def _append(self, done: Done) -> None:
+        line, offset = _line(asdict(done)), self._end
         self._write(line)
-        self._entries[done.key] = _Entry(offset, len(line), done.stamp, done.has_failed)
+        self._entries[done.key] = _Entry(offset, len(line), done.stamp, done.error is not None)
 
     def _write(self, line: bytes) -> None:
         # Always at the known end: what a write that failed left behind it is written over.
@@ -147,8 +145,9 @@ class Journal:
                     if number == 1:
                         begun = {"journal": said["journal"], "asked": dict(said["asked"])}
                     else:
-                        entry = _Entry(self._end, len(line), said["stamp"], said["failed"])
-                        self._entries[said["key"]] = entry
+                        done = Done(**said)
+                        entry = _Entry(self._end, len(line), done.stamp, done.error is not None)
+                        self._entries[done.key] = entry
                 except (ValueError, KeyError, TypeError):
                     raise DescribeError(f"{path}: line {number} is damaged") from None
                 self._end += len(line)

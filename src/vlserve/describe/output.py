@@ -3,7 +3,7 @@
 import csv
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
@@ -20,10 +20,11 @@ _PART: Final = ".part"
 _ROW_GROUP: Final = 16_384
 
 
-def check(path: Path) -> None:
-    """Raises DescribeError where rows cannot be written to a file of that name and ending."""
-    if path.suffix not in SUFFIXES:
-        raise DescribeError(f"{path}: must end with one of {', '.join(SUFFIXES)}")
+def check(path: Path, suffixes: Sequence[str]) -> None:
+    """Raises DescribeError where rows cannot be written to a file of that name, or where it ends
+    with none of `suffixes`."""
+    if path.suffix not in suffixes:
+        raise DescribeError(f"{path}: must end with {' or '.join(suffixes)}")
     if path.suffix == PARQUET and find_spec("pyarrow") is None:
         raise DescribeError(f"{path}: needs pyarrow: pip install 'vlserve[parquet]'")
     if not path.parent.is_dir():
@@ -53,7 +54,8 @@ def write(path: Path, rows: Iterable[Row], columns: Mapping[str, type]) -> None:
 
 
 def _write_json_lines(path: Path, rows: Iterable[Row]) -> None:
-    with path.open("w", encoding="utf-8", newline="\n") as file:
+    # Half a character, which JSON can spell and UTF-8 cannot, stays as it is spelled: \udc00.
+    with path.open("w", encoding="utf-8", errors="backslashreplace", newline="\n") as file:
         file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 
 

@@ -69,8 +69,8 @@ async def carry_out(
         done = await do(item)
         await journal.append(done)
         counts.asked += 1
-        counts.failed += done.has_failed
-        counts.answered += not done.has_failed
+        counts.failed += done.error is not None
+        counts.answered += done.error is None
         on_change(counts)
 
     await _each(todo, one, num_clients)
