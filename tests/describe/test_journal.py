@@ -35,7 +35,11 @@ def kept(journal: Journal, num: int) -> list[Done]:
     return list(journal.done(f"{i}.png" for i in range(num)))
 
 
-async def test_torn_at_every_offset_it_loses_nothing_that_was_whole(tmp_path: Path) -> None:
+async def test_torn_at_every_offset_it_loses_nothing_that_was_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # What a kill tears is the same without it, and hundreds of them take long.
+    monkeypatch.setattr(journal_room.os, "fsync", lambda file: None)
     items = [done(i) for i in range(4)]
     data = await filled(tmp_path, *items)
     path = tmp_path / f"out.jsonl{SUFFIX}"
@@ -75,9 +79,31 @@ async def test_a_write_that_fails_in_the_middle_leaves_no_trace(
             with pytest.raises(OSError, match="No space"):
                 await journal.append(done(1, "long " * 100))
         assert kept(journal, 2) == [done(0)]
+        # The disk has room again: what could not be written goes first.
         await journal.append(done(2))
+        assert kept(journal, 3) == [done(0), done(1, "long " * 100), done(2)]
     with opened(tmp_path) as journal:
-        assert kept(journal, 3) == [done(0), done(2)]
+        assert kept(journal, 3) == [done(0), done(1, "long " * 100), done(2)]
+
+
+async def test_a_write_that_fails_for_good_leaves_what_was_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = os.pwrite
+
+    def full(file: int, data: bytes, offset: int) -> int:
+        write(file, data[: len(data) // 2], offset)
+        raise OSError(28, "No space left on device")
+
+    with opened(tmp_path) as journal:
+        await journal.append(done(0))
+        monkeypatch.setattr(journal_room.os, "pwrite", full)
+        for each in (done(1, "long " * 100), done(2)):
+            with pytest.raises(OSError, match="No space"):
+                await journal.append(each)
+    monkeypatch.undo()
+    with opened(tmp_path) as journal:
+        assert kept(journal, 3) == [done(0)]
 
 
 async def test_a_short_write_is_gone_on_with(
@@ -119,8 +145,12 @@ async def test_it_is_on_the_disk_before_it_counts(
     monkeypatch.setattr(journal_room.os, "pwrite", written)
     with opened(tmp_path) as journal:
         said.clear()
-        await asyncio.gather(*(journal.append(done(i)) for i in range(3)))
-        assert said == ["write", "sync"] * 3
+        await journal.append(done(0))
+        assert said == ["write", "sync"]
+        await asyncio.gather(*(journal.append(done(i)) for i in range(20)))
+        assert len(said) < 2 * 20, "what waits is written together"
+        assert said == ["write", "sync"] * (len(said) // 2)
+        assert kept(journal, 20) == [done(i) for i in range(20)]
 
 
 async def test_what_nobody_waits_for_any_more_is_still_written(tmp_path: Path) -> None:
