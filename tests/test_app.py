@@ -16,7 +16,14 @@ from vlserve.doors.grpc.client import GrpcClient
 from vlserve.doors.grpc.pb import vision_pb2 as pb
 from vlserve.doors.grpc.server import GrpcDoor
 from vlserve.errors import ServeError
-from vlserve.settings import EngineSettings, GrpcSettings, LimitSettings, ModelSettings, Settings
+from vlserve.settings import (
+    EngineSettings,
+    GrpcSettings,
+    HttpSettings,
+    LimitSettings,
+    ModelSettings,
+    Settings,
+)
 from vlserve.types import Chunk, Request
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -72,7 +79,9 @@ def engine(monkeypatch: pytest.MonkeyPatch) -> WatchedEngine:
 
 
 def settings(**limits: Any) -> Settings:
-    return Settings(grpc=GrpcSettings(port=0), limits=LimitSettings(**limits))
+    return Settings(
+        grpc=GrpcSettings(port=0), http=HttpSettings(port=0), limits=LimitSettings(**limits)
+    )
 
 
 def client(house: app.App) -> GrpcClient:
