@@ -1,4 +1,4 @@
-"""The command line: serve, ask, describe, bench, models, settings.
+"""The command line: serve, ask, describe, batch, bench, models, settings.
 
 What is heavy is imported by the command that needs it, so that help and settings come at once.
 """
@@ -35,6 +35,9 @@ _SERVER_HELP: Final = (
     "Ask this server. Left out: the one at grpc.host and grpc.port if it serves, else the model is "
     "loaded here."
 )
+_CLIENTS_HELP: Final = "Requests at a time."
+_PATIENCE_HELP: Final = "Give up after so long without a sign of life, s."
+_RETRY_HELP: Final = "Ask again about those that failed before."
 _OUT: Final = Console(highlight=False, soft_wrap=True)
 _ERR: Final = Console(stderr=True, highlight=False, soft_wrap=True)
 
@@ -183,13 +186,9 @@ def describe_pictures(
         bool, typer.Option("--recursive", "-r", help="Folders in folders as well.")
     ] = False,
     server: Annotated[str | None, typer.Option(metavar="HOST:PORT", help=_SERVER_HELP)] = None,
-    clients: Annotated[int, typer.Option(min=1, help="Requests at a time.")] = 16,
-    patience: Annotated[
-        float, typer.Option(min=0, help="Give up after so long without a sign of life, s.")
-    ] = 600.0,
-    retry_failed: Annotated[
-        bool, typer.Option("--retry-failed", help="Ask again about those that failed before.")
-    ] = False,
+    clients: Annotated[int, typer.Option(min=1, help=_CLIENTS_HELP)] = 16,
+    patience: Annotated[float, typer.Option(min=0, help=_PATIENCE_HELP)] = 600.0,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help=_RETRY_HELP)] = False,
     overwrite: Annotated[
         bool,
         typer.Option("--overwrite", help="Replace rows that were made with another question."),
@@ -207,6 +206,46 @@ def describe_pictures(
     job = Job(tuple(sources), out, question, max_tokens, recursive, server)
     effort = Effort(clients, patience, retry_failed, overwrite)
     raise typer.Exit(asyncio.run(describe(settings, job, effort)))
+
+
+@cli.command("batch")
+@with_settings
+def send_batch(
+    *,
+    requests: Annotated[
+        Path,
+        typer.Argument(
+            metavar="IN.jsonl", exists=True, dir_okay=False, help="OpenAI's batch input file."
+        ),
+    ],
+    out: Annotated[Path, typer.Argument(metavar="OUT.jsonl")],
+    flags: Flags,
+    server: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            help="Ask this server. Left out: the one at http.host and http.port if it is ready, "
+            "else the model is loaded here.",
+        ),
+    ] = None,
+    clients: Annotated[int, typer.Option(min=1, help=_CLIENTS_HELP)] = 16,
+    patience: Annotated[float, typer.Option(min=0, help=_PATIENCE_HELP)] = 600.0,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help=_RETRY_HELP)] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace what is there without its journal.")
+    ] = False,
+) -> None:
+    """Answer a file of chat completion requests, as OpenAI's batch API does.
+
+    Killed at any moment, the same command goes on from there. Ends with status 1 where a request
+    failed.
+    """
+    settings, _ = settings_room.read(flags)
+    from vlserve.describe.batch import Batch, batch  # noqa: PLC0415
+    from vlserve.describe.sitting import Effort  # noqa: PLC0415
+
+    effort = Effort(clients, patience, retry_failed, overwrite)
+    raise typer.Exit(asyncio.run(batch(settings, Batch(requests, out, server), effort)))
 
 
 cli.command()(bench)

@@ -59,6 +59,7 @@ def test_every_import_falls() -> None:
         ("app.py", "import vlserve.describe.run", "Imports only fall"),
         ("cli.py", "import openai", "openai and matplotlib at home"),
         ("cli.py", "import pyarrow", "pyarrow at home"),
+        ("cli.py", "import httpx2", "httpx2 at home"),
     ],
 )
 def test_a_deliberate_breach_is_found(copy: Path, file: str, line: str, contract: str) -> None:

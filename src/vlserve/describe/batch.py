@@ -6,7 +6,7 @@ process without a port, so a row's body is what the door answers.
 
 import uuid
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,6 +17,7 @@ import httpx2
 from vlserve import app
 from vlserve.describe import batch_file, output
 from vlserve.describe.batch_file import Line
+from vlserve.describe.errors import DescribeError
 from vlserve.describe.journal import Done
 from vlserve.describe.patience import Patience, answered
 from vlserve.describe.sitting import Effort, Sitting
@@ -25,6 +26,7 @@ from vlserve.settings import Settings
 
 _CODES: Final = {
     429: Code.OVERLOADED,
+    502: Code.UNAVAILABLE,  # of a proxy
     503: Code.UNAVAILABLE,
     500: Code.INTERNAL,
     504: Code.DEADLINE_EXCEEDED,
@@ -43,13 +45,12 @@ class Batch:
     server: str | None
 
 
-class _Refused(ServeError):
+class _Refused(ServeError):  # noqa: N818
     """An answer that is not the last word on its request."""
 
     def __init__(self, code: Code, response: httpx2.Response) -> None:
-        told_ms = response.headers.get("retry-after-ms")
-        retry_after_s = None if told_ms is None else float(told_ms) / 1000
-        super().__init__(code, f"status {response.status_code}", retry_after_s=retry_after_s)
+        told_s = _retry_after_s(response.headers)
+        super().__init__(code, f"status {response.status_code}", retry_after_s=told_s)
         self.response = response
 
 
@@ -97,7 +98,17 @@ class _Sender:
             raise ServeError(Code.UNAVAILABLE, type(error).__name__) from None
         if (code := _CODES.get(response.status_code)) is not None:
             raise _Refused(code, response)
+        if "application/json" not in response.headers.get("content-type", ""):
+            raise DescribeError(f"{self._client.base_url} does not answer as OpenAI's API does")
         return response
+
+
+def _retry_after_s(headers: httpx2.Headers) -> float | None:
+    """What a server asks to wait, as exactly as it says it; None where it says nothing."""
+    for name, unit_s in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
+        with suppress(KeyError, ValueError):  # Retry-After may be a date
+            return float(headers[name]) * unit_s
+    return None
 
 
 def _row(line: Line, response: httpx2.Response) -> dict[str, Any]:
@@ -106,7 +117,7 @@ def _row(line: Line, response: httpx2.Response) -> dict[str, Any]:
         "custom_id": line.key,
         "response": {
             "status_code": response.status_code,
-            "request_id": response.headers.get("x-request-id", ""),
+            "request_id": uuid.uuid4().hex,
             "body": response.json(),
         },
         "error": None,
@@ -114,7 +125,11 @@ def _row(line: Line, response: httpx2.Response) -> dict[str, Any]:
 
 
 def _said(body: Any) -> str:
-    return str(body["error"]["message"])
+    """Why, out of an error's body, which has OpenAI's form where the server is one of ours."""
+    try:
+        return str(body["error"]["message"])
+    except (KeyError, TypeError):
+        return "refused"
 
 
 @asynccontextmanager

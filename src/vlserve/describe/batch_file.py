@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from vlserve.describe.errors import DescribeError
 
-URLS: Final = ("/v1/chat/completions",)
+URLS: Final = ("/v1/chat/completions", "/v1/responses")
 _FIELDS: Final = ("custom_id", "method", "url", "body")
 
 
