@@ -234,6 +234,7 @@ def test_help_and_settings_need_nothing_heavy(tmp_path: Path) -> None:
         )
         imported = set(json.loads(result.stdout.splitlines()[-1]))
         heavy = {"torch", "transformers", "grpc", "PIL", "openai", "matplotlib"}
+        heavy |= {"httpx2", "pyarrow"}
         assert not imported & heavy, command
 
 

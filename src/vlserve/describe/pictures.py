@@ -62,18 +62,17 @@ def find(sources: Sequence[str], *, recursive: bool) -> list[Picture]:
     """
     found: dict[str, Path] = {}
     for source in sources:
-        num_before = len(found)
-        is_new = False
-        for path, name in _files(source, recursive=recursive):
-            is_new = True
+        files = list(_files(source, recursive=recursive))
+        if not files:
+            raise DescribeError(f"{source} holds no pictures")
+        for path, name in files:
             shown = _shown(name)
-            if found.setdefault(shown, path).resolve() != path.resolve():
+            earlier = found.setdefault(shown, path)
+            if earlier is not path and earlier.resolve() != path.resolve():
                 raise DescribeError(
-                    f"{shown} is in {found[shown].parent} and in {path.parent}: "
+                    f"{shown} is in {earlier.parent} and in {path.parent}: "
                     "describe them into files of their own"
                 )
-        if not is_new and len(found) == num_before:
-            raise DescribeError(f"{source} holds no pictures")
     return [Picture(name, path) for name, path in found.items()]
 
 
