@@ -217,7 +217,13 @@ def test_help_and_settings_need_nothing_heavy(tmp_path: Path) -> None:
         "try:\n    main()\nexcept SystemExit:\n    pass\n"
         "print('\\n' + json.dumps(sorted({name.split('.')[0] for name in sys.modules})))"
     )
-    for command in (["settings"], ["--help"], ["serve", "--help"], ["bench", "--help"]):
+    for command in (
+        ["settings"],
+        ["--help"],
+        ["serve", "--help"],
+        ["bench", "--help"],
+        ["describe", "--help"],
+    ):
         result = subprocess.run(
             [sys.executable, "-c", program, *command],
             cwd=tmp_path,
@@ -228,6 +234,7 @@ def test_help_and_settings_need_nothing_heavy(tmp_path: Path) -> None:
         )
         imported = set(json.loads(result.stdout.splitlines()[-1]))
         heavy = {"torch", "transformers", "grpc", "PIL", "openai", "matplotlib"}
+        heavy |= {"httpx2", "pyarrow"}
         assert not imported & heavy, command
 
 

@@ -13,9 +13,11 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from importlib import resources
-from typing import Final
+from typing import Any, Final
 
 from vlserve.doors.grpc.server import GrpcDoor
+from vlserve.doors.http.application import application
+from vlserve.doors.http.health import Readiness
 from vlserve.doors.http.server import HttpDoor, Router
 from vlserve.doors.kserve import servicer as kserve
 from vlserve.doors.openai import routes as openai
@@ -33,6 +35,7 @@ _ASK_AGAIN_S: Final = 1.0
 
 
 Door = GrpcDoor | HttpDoor
+Asgi = Callable[[Any, Any, Any], Awaitable[None]]  # an app as ASGI has it
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +68,17 @@ async def hall(settings: Settings) -> AsyncIterator[Service]:
         await engine.start()
         service.open()
         yield service
+
+
+@asynccontextmanager
+async def http_hall(settings: Settings) -> AsyncIterator[Asgi]:
+    """The hall behind what the HTTP door serves, for callers in this process: no port is opened.
+
+    Raises as `hall`.
+    """
+    async with hall(settings) as service:
+        readiness = Readiness(is_serving=True)
+        yield application(_routers(service, settings), readiness, settings.limits)
 
 
 @asynccontextmanager

@@ -1,4 +1,4 @@
-"""The command line: serve, ask, bench, models, settings.
+"""The command line: serve, ask, describe, batch, bench, models, settings.
 
 What is heavy is imported by the command that needs it, so that help and settings come at once.
 """
@@ -7,7 +7,7 @@ import asyncio
 import inspect
 import sys
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import Callable
 from contextlib import AsyncExitStack, aclosing
 from functools import wraps
 from pathlib import Path
@@ -20,6 +20,7 @@ from rich.text import Text
 
 from vlserve import settings as settings_room
 from vlserve.bench.command import bench
+from vlserve.describe.errors import DescribeError
 from vlserve.errors import ServeError
 from vlserve.settings import MIB, Settings, WrongSettings
 from vlserve.types import ChatRequest, ImageRef, Message, Role, SamplingParams
@@ -30,6 +31,13 @@ if TYPE_CHECKING:
 Flags = dict[str, dict[str, str]]
 
 _STARTED_S: Final = time.monotonic()
+_SERVER_HELP: Final = (
+    "Ask this server. Left out: the one at grpc.host and grpc.port if it serves, else the model is "
+    "loaded here."
+)
+_CLIENTS_HELP: Final = "Requests at a time."
+_PATIENCE_HELP: Final = "Give up after so long without a sign of life, s."
+_RETRY_HELP: Final = "Ask again about those that failed before."
 _OUT: Final = Console(highlight=False, soft_wrap=True)
 _ERR: Final = Console(stderr=True, highlight=False, soft_wrap=True)
 
@@ -120,11 +128,7 @@ def ask(
     flags: Flags,
     server: Annotated[
         str | None,
-        typer.Option(
-            metavar="HOST:PORT",
-            help="Ask this server. Left out: the one at grpc.host and grpc.port if it serves, "
-            "else the model is loaded here.",
-        ),
+        typer.Option(metavar="HOST:PORT", help=_SERVER_HELP),
     ] = None,
     max_tokens: Annotated[
         int | None, typer.Option(help="Longest answer, in tokens.", show_default=False)
@@ -136,39 +140,112 @@ def ask(
     content: tuple[str | ImageRef, ...] = (*refs, question)
     sampling = SamplingParams(max_tokens=max_tokens or settings.limits.default_max_tokens)
     request = ChatRequest((Message(Role.USER, content),), sampling)
-    asyncio.run(_print_answer(_answer(settings, server, request)))
+    asyncio.run(_print_answer(settings, server, request))
 
 
-async def _print_answer(pieces: AsyncGenerator[str]) -> None:
-    async with aclosing(pieces):
-        async for piece in pieces:
-            _OUT.out(piece, end="")
-            _OUT.file.flush()
+async def _print_answer(settings: Settings, server: str | None, request: ChatRequest) -> None:
+    from vlserve.describe.connect import connected  # noqa: PLC0415
+
+    async with AsyncExitStack() as opened:
+        with _ERR.status("connecting") as status:
+            connection = await opened.enter_async_context(
+                connected(settings, server, status.update)
+            )
+        async with aclosing(connection.chat(request)) as chunks:
+            async for chunk in chunks:
+                _OUT.out(chunk.text, end="")
+                _OUT.file.flush()
     _OUT.out("")
 
 
-async def _answer(
-    settings: Settings, server: str | None, request: ChatRequest
-) -> AsyncGenerator[str]:
-    from vlserve.doors.grpc.client import GrpcClient  # noqa: PLC0415
+@cli.command("describe")
+@with_settings
+def describe_pictures(
+    *,
+    sources: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="SOURCE...",
+            help="Folders, patterns such as 'photos/**/*.jpg', pictures, and files that list "
+            "pictures, a path a line.",
+            show_default=False,
+        ),
+    ],
+    flags: Flags,
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="Ends with .jsonl, .csv or .parquet.")
+    ] = Path("descriptions.jsonl"),
+    question: Annotated[
+        str | None,
+        typer.Option(help="What to ask of each. Left out: a description.", show_default=False),
+    ] = None,
+    max_tokens: Annotated[
+        int | None, typer.Option(min=1, help="Longest answer, in tokens.", show_default=False)
+    ] = None,
+    recursive: Annotated[
+        bool, typer.Option("--recursive", "-r", help="Folders in folders as well.")
+    ] = False,
+    server: Annotated[str | None, typer.Option(metavar="HOST:PORT", help=_SERVER_HELP)] = None,
+    clients: Annotated[int, typer.Option(min=1, help=_CLIENTS_HELP)] = 16,
+    patience: Annotated[float, typer.Option(min=0, help=_PATIENCE_HELP)] = 600.0,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help=_RETRY_HELP)] = False,
+    overwrite: Annotated[
+        bool,
+        typer.Option("--overwrite", help="Replace rows that were made with another question."),
+    ] = False,
+) -> None:
+    """Ask one question about many pictures, into a file of rows.
 
-    address = server or settings.grpc.address(settings.grpc.port)
-    async with GrpcClient(address, settings.limits.max_message_mib) as client:
-        if await client.is_serving():
-            async with aclosing(client.ask(request)) as chunks:
-                async for chunk in chunks:
-                    yield chunk.text
-            return
-    if server is not None:
-        raise OSError(f"no server that serves answers at {server}")
-    async with AsyncExitStack() as opened:
-        with _ERR.status(f"nothing serves at {address}: loading the model here"):
-            from vlserve import app  # noqa: PLC0415
+    Killed at any moment, the same command goes on from there. Ends with status 1 where a picture
+    failed.
+    """
+    settings, _ = settings_room.read(flags)
+    from vlserve.describe.command import Job, describe  # noqa: PLC0415
+    from vlserve.describe.sitting import Effort  # noqa: PLC0415
 
-            service = await opened.enter_async_context(app.hall(settings))
-        async with aclosing(service.chat(request)) as chunks:
-            async for chunk in chunks:
-                yield chunk.text
+    job = Job(tuple(sources), out, question, max_tokens, recursive, server)
+    effort = Effort(clients, patience, retry_failed, overwrite)
+    raise typer.Exit(asyncio.run(describe(settings, job, effort)))
+
+
+@cli.command("batch")
+@with_settings
+def send_batch(
+    *,
+    requests: Annotated[
+        Path,
+        typer.Argument(
+            metavar="IN.jsonl", exists=True, dir_okay=False, help="OpenAI's batch input file."
+        ),
+    ],
+    out: Annotated[Path, typer.Argument(metavar="OUT.jsonl")],
+    flags: Flags,
+    server: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            help="Ask this server. Left out: the one at http.host and http.port if it is ready, "
+            "else the model is loaded here.",
+        ),
+    ] = None,
+    clients: Annotated[int, typer.Option(min=1, help=_CLIENTS_HELP)] = 16,
+    patience: Annotated[float, typer.Option(min=0, help=_PATIENCE_HELP)] = 600.0,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help=_RETRY_HELP)] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace what is there without its journal.")
+    ] = False,
+) -> None:
+    """Answer a file of chat completion requests, as OpenAI's batch API does.
+
+    Killed at any moment, the same command goes on from there. Ends with status 1 where a request
+    failed.
+    """
+    settings, _ = settings_room.read(flags)
+    from vlserve.describe.batch import Batch, batch  # noqa: PLC0415
+    from vlserve.describe.sitting import Effort  # noqa: PLC0415
+
+    effort = Effort(clients, patience, retry_failed, overwrite)
+    raise typer.Exit(asyncio.run(batch(settings, Batch(requests, out, server), effort)))
 
 
 cli.command()(bench)
@@ -205,6 +282,6 @@ def main() -> None:
 
     try:
         cli()
-    except (WrongSettings, ServeError, ModelError, OSError) as error:
+    except (WrongSettings, DescribeError, ServeError, ModelError, OSError) as error:
         _ERR.out(f"error: {error}", style="red")
         sys.exit(2)

@@ -33,6 +33,7 @@ WHOLE_RUNS = {
     "make bench-doors",
     "make bench-peers",
     "make faults",
+    "make kills",
     "make model",
     "make eval-model",
 }

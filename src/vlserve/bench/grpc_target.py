@@ -23,7 +23,7 @@ class GrpcTarget:
                 async for chunk in chunks:
                     yield chunk
         except ServeError as error:
-            raise AskFailed(error.code.value, error.message) from None
+            raise AskFailed(error.code.value, str(error)) from None
 
 
 @asynccontextmanager

@@ -16,6 +16,11 @@ from vlserve.settings import MIB
 from vlserve.types import ChatRequest, Chunk
 
 _CONNECT_S: Final = 1.0
+_CHANNEL: Final = (
+    ("grpc.max_reconnect_backoff_ms", 5_000),  # a server that was restarted is found soon
+    ("grpc.keepalive_time_ms", 30_000),  # one that is gone without a word is found as well
+    ("grpc.keepalive_timeout_ms", 20_000),
+)
 
 
 class GrpcClient:
@@ -28,6 +33,7 @@ class GrpcClient:
             options=(
                 ("grpc.max_send_message_length", bound),
                 ("grpc.max_receive_message_length", bound),
+                *_CHANNEL,
             ),
         )
         send, receive = pb.VisionRequest.SerializeToString, pb.VisionResponse.FromString
@@ -68,6 +74,14 @@ class GrpcClient:
         except grpc.aio.AioRpcError:
             return False
         return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
+
+    async def models(self) -> tuple[str, ...]:
+        """The names of what the server answers for. Raises ServeError as the server did."""
+        try:
+            answer = await self.list_models(pb.ListModelsRequest())
+        except grpc.aio.AioRpcError as error:
+            raise raised(error) from None
+        return tuple(model.name for model in answer.models)
 
     async def ask(self, request: ChatRequest) -> AsyncGenerator[Chunk]:
         """The answer, piece by piece. Raises ServeError as the server did."""

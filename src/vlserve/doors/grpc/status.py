@@ -9,7 +9,7 @@ from google.protobuf.message import Message as WireMessage
 from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
-from vlserve.errors import Code, ServeError
+from vlserve.errors import Code, ServeError, invalid
 
 STATUS: Final = {
     Code.INVALID_ARGUMENT: grpc.StatusCode.INVALID_ARGUMENT,
@@ -19,6 +19,10 @@ STATUS: Final = {
     Code.UNAVAILABLE: grpc.StatusCode.UNAVAILABLE,
     Code.INTERNAL: grpc.StatusCode.INTERNAL,
 }
+
+
+# What gRPC itself says, with the code that else means that the server is full.
+_TOO_LARGE: Final = "message larger than max"
 
 
 def rendered(error: ServeError) -> grpc.Status:
@@ -40,8 +44,21 @@ def rendered(error: ServeError) -> grpc.Status:
 
 
 def raised(error: grpc.aio.AioRpcError) -> ServeError:
-    """The ServeError that a server answered with."""
-    for code, status in STATUS.items():
-        if status is error.code():
-            return ServeError(code, error.details() or status.value[1])
-    return ServeError(Code.INTERNAL, f"the server answered {error.code().name}")
+    """The ServeError that a server answered with: its field and its time to wait as well."""
+    codes = {status: code for code, status in STATUS.items()}
+    code = codes.get(error.code())
+    if code is None:
+        return ServeError(Code.INTERNAL, f"the server answered {error.code().name}")
+    message = error.details() or code.value
+    if code is Code.OVERLOADED and _TOO_LARGE in message:
+        return invalid("request", "the message is larger than the server or this client takes")
+    field = retry_after_s = None
+    status = rpc_status.from_call(error)  # type: ignore[arg-type]  # has what it needs
+    for detail in status.details if status is not None else ():
+        request, retry = error_details_pb2.BadRequest(), error_details_pb2.RetryInfo()
+        if detail.Unpack(request):
+            violation = request.field_violations[0]
+            field, message = violation.field, violation.description
+        elif detail.Unpack(retry):
+            retry_after_s = retry.retry_delay.ToMilliseconds() / 1000
+    return ServeError(code, message, field=field, retry_after_s=retry_after_s)

@@ -1,0 +1,1 @@
+"""Many pictures, one question: a run that a kill cannot harm."""

@@ -1,0 +1,115 @@
+"""Which pictures are meant: folders, patterns, lists and files -> names and paths."""
+
+import glob
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from vlserve.describe.errors import DescribeError
+from vlserve.errors import invalid
+
+SUFFIXES: Final = frozenset(
+    {".bmp", ".gif", ".jfif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
+)
+_MISSING: Final = "missing"
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """A file and its `key`, which is its name in the output: inside a folder its path there, else
+    as written."""
+
+    key: str
+    path: Path
+
+    @property
+    def stamp(self) -> str:
+        """What tells the file from another that is or was at the same path."""
+        try:
+            return stamp_of(self.path.stat())
+        except OSError:
+            return _MISSING
+
+    def read(self, max_bytes: int) -> tuple[bytes, str]:
+        """The file's content and the stamp that belongs to it.
+
+        Raises OSError, and ServeError(INVALID_ARGUMENT) where it is larger than `max_bytes`.
+        """
+        with self.path.open("rb") as file:
+            status = os.fstat(file.fileno())
+            if status.st_size > max_bytes:
+                raise invalid("picture", f"is larger than {max_bytes} bytes")
+            return file.read(), stamp_of(status)
+
+
+def stamp_of(status: os.stat_result) -> str:
+    """A file's size in bytes and its time of change in nanoseconds."""
+    return f"{status.st_size}-{status.st_mtime_ns}"
+
+
+def find(sources: Sequence[str], *, recursive: bool) -> list[Picture]:
+    """The pictures of all sources, each once, in the order of the sources.
+
+    A source is a folder (its files that end as pictures do, sorted, hidden ones left out; with
+    `recursive` those of the folders in it, links not followed), a pattern (`*`, `?`, `[]`, and
+    `**` for any folders), a file that ends as a picture does, or any other file, which lists
+    paths, one a line. Listed files need not exist: that is for whoever reads them to say.
+
+    Raises DescribeError for a source that is nothing of this or holds no picture, and where two
+    files would have one name in the output.
+    """
+    found: dict[str, Path] = {}
+    for source in sources:
+        files = list(_files(source, recursive=recursive))
+        if not files:
+            raise DescribeError(f"{source} holds no pictures")
+        for path, name in files:
+            shown = _shown(name)
+            earlier = found.setdefault(shown, path)
+            if earlier is not path and earlier.resolve() != path.resolve():
+                raise DescribeError(
+                    f"{shown} is in {earlier.parent} and in {path.parent}: "
+                    "describe them into files of their own"
+                )
+    return [Picture(name, path) for name, path in found.items()]
+
+
+def _files(source: str, *, recursive: bool) -> Iterator[tuple[Path, str]]:
+    """The paths of a source and what they are called."""
+    path = Path(source)
+    if path.is_dir():
+        for inside in _inside(path, recursive=recursive):
+            yield inside, inside.relative_to(path).as_posix()
+    elif path.exists():
+        names = [source] if path.suffix.lower() in SUFFIXES else _listed(path)
+        for name in names:
+            yield Path(name), name
+    elif glob.has_magic(source):
+        for name in sorted(glob.glob(source, recursive=True)):  # noqa: PTH207  keeps names as written
+            if Path(name).is_file():
+                yield Path(name), name
+    else:
+        raise DescribeError(f"{source}: no such file or folder")
+
+
+def _inside(folder: Path, *, recursive: bool) -> Iterator[Path]:
+    for root, folders, files in os.walk(folder):
+        folders[:] = sorted(name for name in folders if recursive and not name.startswith("."))
+        for name in sorted(files):
+            path = Path(root, name)
+            if path.suffix.lower() in SUFFIXES and not name.startswith("."):
+                yield path
+
+
+def _listed(path: Path) -> list[str]:
+    data = path.read_bytes()
+    if b"\0" in data:
+        raise DescribeError(f"{path}: neither ends as a picture does nor lists paths")
+    return [os.fsdecode(line) for line in data.splitlines() if line.strip()]
+
+
+def _shown(name: str) -> str:
+    """A name that every output can hold: bytes that are no UTF-8 are written as \\xNN."""
+    return os.fsencode(name).decode(errors="backslashreplace")
