@@ -52,11 +52,13 @@ def written(family: str, folder: Path) -> Path:
         before, after, end = HEADERS[family]
         template = folder / "chat_template.jinja"
         text = template.read_text()
-        text = text.replace(
-            "{{ message['role'].capitalize() }}: ", f"{before}{{{{ message['role'] }}}}{after}"
-        )
-        text = text.replace("<end_of_utterance>\n", end.replace("\\n", "\n"))
-        text = text.replace("'Assistant:'", f"'{before}assistant{after}'")
+        for usual, theirs in (
+            ("{{ message['role'].capitalize() }}: ", f"{before}{{{{ message['role'] }}}}{after}"),
+            ("<end_of_utterance>\n", end),
+            ("'Assistant:'", repr(f"{before}assistant{after}")),
+        ):
+            assert usual in text
+            text = text.replace(usual, theirs)
         template.write_text(text)
     return folder
 
