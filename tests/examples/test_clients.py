@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 import grpc
@@ -24,9 +25,10 @@ LINES = {
     heading: block.splitlines()
     for heading, block in re.findall(r"^## (\w+)\n.*?^```console\n(.*?)^```$", PAGE, re.M | re.S)
 }
-# Programs on the path, and files, that the lines under a heading need.
+# Programs on the path, files, and packages of Python that the lines under a heading need.
 NEEDED = {
     "Python": ("make",),
+    "Frameworks": ("import langchain_openai", "import litellm"),
     "curl": ("curl", "jq", "file"),
     "Node": ("node", f"{ROOT}/examples/node/node_modules/openai"),
     "Go": (
@@ -126,15 +128,19 @@ def test_the_page_has_lines_for_each() -> None:
     )
 
 
+def is_there(needed: str) -> bool:
+    if "/" in needed:
+        return Path(needed).exists()
+    if needed.startswith("import "):
+        return find_spec(needed.removeprefix("import ")) is not None
+    return shutil.which(needed) is not None
+
+
 @pytest.mark.parametrize("heading", NEEDED)
 def test_the_lines_print_the_answer(
     heading: str, served: Served, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    missing = [
-        needed
-        for needed in NEEDED[heading]
-        if not (Path(needed).exists() if "/" in needed else shutil.which(needed))
-    ]
+    missing = [needed for needed in NEEDED[heading] if not is_there(needed)]
     if missing:
         pytest.skip(f"not installed: {', '.join(missing)}")
     asked = 0

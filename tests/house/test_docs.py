@@ -31,6 +31,7 @@ WHOLE_RUNS = {
     "make test",
     "make bench",
     "make bench-peers",
+    "make clients",
     "make faults",
     "make model",
     "make eval-model",
