@@ -221,7 +221,7 @@ def test_marks_are_kept_that_no_file_calls_special(
     with capsys.disabled():
         print(f"{family}, unflagged: tried {len(tried)}, held {held}, {len(own)} marks")
     assert held == len(tried)
-    assert len(own) >= 5
+    assert judge.adapter.image_id in own
     # With the file's word alone they are forged, but for those that a processor itself flags.
     trusting = ChatEncoder(judge.adapter.processor, {"<unk>", "<s>", "</s>", "<pad>"})
     forged = [mark for mark, mark_id in judge.marks.items() if mark_id in trusting.encode(mark)]
