@@ -28,7 +28,7 @@ try {
   }
   process.stdout.write("\n");
 } catch (error) {
-  console.error(`${grpc.status[error.code]}: ${error.details}`);
+  console.error(error.message);
   process.exitCode = 1;
 } finally {
   client.close();
