@@ -15,7 +15,7 @@ const { values, positionals } = parseArgs({
 
 // No generated code: the package reads the file itself.
 const proto = fileURLToPath(new URL("../../proto/vision.proto", import.meta.url));
-const { vision } = grpc.loadPackageDefinition(loadSync(proto));
+const { vision } = grpc.loadPackageDefinition(loadSync(proto, { defaults: true }));
 const client = new vision.VisionService(values.server, grpc.credentials.createInsecure());
 
 const request = {
