@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve ask test lint types proto bench bench-doors bench-peers faults kills hostile fuzz-http model eval-model
+.PHONY: help setup serve ask test lint types proto bench bench-doors bench-peers clients faults kills hostile fuzz-http model eval-model
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -50,6 +50,11 @@ faults: $(READY) ## kill and freeze the engine's process under load (about ten m
 
 kills: $(READY) ## kill `vlserve describe` in the middle of 1,000 pictures (about ten minutes)
 	$(BIN)/python -m bench.describe
+
+THIRD_PARTY := build/third-party
+clients: $(READY) ## every example client, those for LangChain and LiteLLM too, against a live server
+	$(BIN)/pip install --quiet --constraint constraints.txt --upgrade --target $(THIRD_PARTY) langchain-openai litellm
+	PYTHONPATH=$(THIRD_PARTY) $(BIN)/python -m pytest tests/examples
 
 PEERS := .venv-peers
 LLAMA := build/bench/llama.cpp

@@ -1,6 +1,6 @@
 """Model folders of every family, small, with random weights, whose answers depend on pictures."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -71,10 +71,10 @@ NAMED = {
 }
 
 
-def tokenizer(family: str) -> Any:
-    """The tiny tokenizer with the special tokens of all families."""
+def tokenizer(family: str, marks: Sequence[str] = ()) -> Any:
+    """The tiny tokenizer with the special tokens of all families, and `marks` as more of them."""
     backend = tiny_tokenizer().backend_tokenizer
-    backend.add_special_tokens(list(SPECIAL))
+    backend.add_special_tokens([*SPECIAL, *marks])
     return tf.PreTrainedTokenizerFast(
         tokenizer_object=backend,
         unk_token="<unk>",
@@ -280,9 +280,9 @@ FAMILIES: dict[str, Callable[[Any, Size], tuple[Any, Any]]] = {
 }
 
 
-def write_family(name: str, folder: Path, size: Size = TINY) -> Path:
-    """A model folder of a family, loaded as any other."""
-    words = tokenizer(name)
+def write_family(name: str, folder: Path, size: Size = TINY, marks: Sequence[str] = ()) -> Path:
+    """A model folder of a family, loaded as any other; `marks` are special to its tokenizer."""
+    words = tokenizer(name, marks)
     config, processor = FAMILIES[name](words, size)
     torch.manual_seed(0)
     model = tf.AutoModelForImageTextToText.from_config(config)

@@ -258,6 +258,8 @@ PICTURE = ImageRef(b"", "the picture")
         ([(SYSTEM, ["a", PICTURE]), (USER, ["b"])], "the picture"),
         ([(USER, ["a"]), (ASSISTANT, [PICTURE]), (USER, ["c"])], "the picture"),
         ([(USER, [PICTURE] * 17)], "the picture"),
+        ([(SYSTEM, ["a"]), (USER, [PICTURE, "<image>\ud83d"])], "messages[1]"),
+        ([(USER, ["a", "\udc00"]), (ASSISTANT, ["b"]), (USER, ["c"])], "messages[0]"),
     ],
 )
 def test_a_request_that_makes_no_sense(messages: list[Any], field: str) -> None:

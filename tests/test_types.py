@@ -51,6 +51,13 @@ def test_a_guide_that_makes_no_sense(kind: GuideKind, text: str, choices: tuple[
     assert (caught.value.code, caught.value.field) == (Code.INVALID_ARGUMENT, "guide")
 
 
+def test_a_stop_string_is_unicode_text() -> None:
+    SamplingParams(stop=("\ud7ff\ue000\x00😀",))
+    with pytest.raises(ServeError) as caught:
+        SamplingParams(stop=("a", "\ud83d"))
+    assert (caught.value.code, caught.value.field) == (Code.INVALID_ARGUMENT, "stop")
+
+
 def test_guides_that_do() -> None:
     assert Guide(GuideKind.JSON_OBJECT) == Guide(GuideKind.JSON_OBJECT)
     assert Guide(CHOICE, choices=(LONG, LONG)) != Guide(REGEX, 2 * LONG)

@@ -17,6 +17,7 @@ from vlserve.errors import Code, ServeError, invalid
 from vlserve.settings import LimitSettings
 from vlserve.types import (
     MAX_SEED,
+    NOT_UNICODE,
     ChatRequest,
     Chunk,
     Image,
@@ -25,6 +26,7 @@ from vlserve.types import (
     Request,
     Role,
     TokenCount,
+    is_unicode,
 )
 
 MIN_RETRY_S: Final = 0.1
@@ -322,6 +324,8 @@ def check(request: ChatRequest, limits: LimitSettings) -> None:
             raise invalid(f"messages[{i}].role", "only the first message may be the system's")
         if not any(message.content):
             raise invalid(f"messages[{i}]", "must hold a text or a picture")
+        if not all(is_unicode(part) for part in message.content if isinstance(part, str)):
+            raise invalid(f"messages[{i}]", NOT_UNICODE)
         for ref in message.pictures():
             if message.role is not Role.USER:
                 raise invalid(ref.field, "only the user's messages may hold pictures")

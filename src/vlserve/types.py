@@ -26,7 +26,13 @@ DEFAULT_MAX_TOKENS = 200
 
 
 Picture = TypeVar("Picture")
+NOT_UNICODE = "is no Unicode text"
 _SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+def is_unicode(text: str) -> bool:
+    """Whether a text is one that can be encoded: no half of a surrogate pair is in it."""
+    return _SURROGATE.search(text) is None
 
 
 class Role(StrEnum):
@@ -122,7 +128,7 @@ class Guide:
             (bool(self.choices) == (self.kind is GuideKind.CHOICE), "choices belong to a choice"),
             (all(self.choices), "no choice may be empty"),
             (num_characters <= MAX_GUIDE_CHARACTERS, f"at most {MAX_GUIDE_CHARACTERS} characters"),
-            (not _SURROGATE.search(self.text + "".join(self.choices)), "is no Unicode text"),
+            (all(map(is_unicode, (self.text, *self.choices))), NOT_UNICODE),
         ):
             if not is_right:
                 raise invalid("guide", message)
@@ -184,6 +190,7 @@ class SamplingParams:
                 "stop",
                 f"each must have 1 to {MAX_STOP_CHARACTERS} characters",
             ),
+            (all(map(is_unicode, self.stop)), "stop", NOT_UNICODE),
             (0 <= self.min_p <= 1, "min_p", "must be between 0 and 1"),
             (-2 <= self.presence_penalty <= 2, "presence_penalty", "must be between -2 and 2"),
             (-2 <= self.frequency_penalty <= 2, "frequency_penalty", "must be between -2 and 2"),

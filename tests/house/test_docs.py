@@ -32,6 +32,7 @@ WHOLE_RUNS = {
     "make bench",
     "make bench-doors",
     "make bench-peers",
+    "make clients",
     "make faults",
     "make kills",
     "make model",

@@ -20,11 +20,19 @@ from vlserve.models.errors import ModelError
 from vlserve.models.expansion import expand, image_mark
 from vlserve.models.features import ImageFeatures, image_features
 from vlserve.models.generation import GenerationRules
+from vlserve.models.marks import own_marks
 from vlserve.models.prompt import Arrays, Prompt, PromptImage
 from vlserve.models.transfer import to_device
 from vlserve.types import Image, ImageCount, Message, Role, TokenCount
 
 Seen = Callable[[Image], PromptImage | None]
+_GREY = Image(np.full((8, 8, 3), 127, np.uint8), sha256="")
+# A conversation to try a processor with.
+_PROBE: Sequence[Message[Image]] = (
+    Message(Role.USER, (_GREY, "What is this?", _GREY, _GREY, " And this? ")),
+    Message(Role.ASSISTANT, ("A circle.",)),
+    Message(Role.USER, ("Where?",)),
+)
 
 
 def nothing_seen(picture: Image) -> None:
@@ -47,10 +55,14 @@ class ModelAdapter:
         self.rules = GenerationRules.of(model.generation_config)
         self.longest_token = max(map(len, self.tokenizer.get_vocab()))
         self.image_id: int = model.config.image_token_id
-        self.chat = ChatEncoder(processor)
+        probe = self._probe_text()
+        marks = own_marks(processor, model.config, probe + self.prompt_image(_GREY).text)
+        self.chat = ChatEncoder(processor, marks)
+        if self.image_id not in self.chat.mark_ids:
+            raise ModelError("the tokenizer has no token of its own for a picture")
         self._accepted = set(inspect.signature(model.model.forward).parameters)
         self._image_arguments = set(inspect.signature(model.model.get_image_features).parameters)
-        self._check_tokenizer()
+        self._check_tokenizer(probe)
 
     @property
     def decoder(self) -> nn.Module:
@@ -194,18 +206,8 @@ class ModelAdapter:
         """Tokens that the features of a picture take the places of."""
         return self.token_ids(self.chat.pieces(image.text, ())).count(self.image_id)
 
-    def _check_tokenizer(self) -> None:
-        """Encoding by sections must give what the processor makes of the whole text.
-
-        Raises ModelError where it does not: with a tokenizer for which the place of a section
-        matters, say.
-        """
-        image = Image(np.full((8, 8, 3), 127, np.uint8), sha256="")
-        messages: tuple[Message[Image], ...] = (
-            Message(Role.USER, (image, "What is this?", image, image, " And this? ")),
-            Message(Role.ASSISTANT, ("A circle.",)),
-            Message(Role.USER, ("Where?",)),
-        )
+    def _probe_text(self) -> str:
+        """What the chat template writes of the probe."""
         conversation = [
             {
                 "role": message.role.value,
@@ -214,10 +216,18 @@ class ModelAdapter:
                     for part in message.content
                 ],
             }
-            for message in messages
+            for message in _PROBE
         ]
-        text = self.processor.apply_chat_template(conversation, add_generation_prompt=True)
-        if list(self.prepare(messages).token_ids) != self._processed(text, [image] * 3):
+        text: str = self.processor.apply_chat_template(conversation, add_generation_prompt=True)
+        return text
+
+    def _check_tokenizer(self, probe: str) -> None:
+        """Encoding by sections must give what the processor makes of the whole text.
+
+        Raises ModelError where it does not: with a tokenizer for which the place of a section
+        matters, say.
+        """
+        if list(self.prepare(_PROBE).token_ids) != self._processed(probe, [_GREY] * 3):
             raise ModelError("the tokenizer does not encode a conversation section by section")
 
     def _processed(self, text: str, images: list[Image]) -> list[int]:

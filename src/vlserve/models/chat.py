@@ -1,7 +1,7 @@
 """From messages to text sections and special tokens, so that text can never forge a token."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,20 +26,24 @@ class Special:
 class ChatEncoder:
     """Renders conversations with a processor's chat template and encodes them piece by piece.
 
-    Special tokens in the texts of the conversation stay text: only those that the template
-    itself writes become tokens.
+    The model's own `marks` (as of `own_marks`) stay text in the texts of the conversation: only
+    those that the template itself writes become tokens. `mark_ids` are theirs, but for the one
+    that stands for characters which the tokenizer does not know.
     """
 
-    def __init__(self, processor: Any) -> None:
+    def __init__(self, processor: Any, marks: Collection[str]) -> None:
         self._processor = processor
         backend: Tokenizer = processor.tokenizer.backend_tokenizer
         # A copy of our own: the flag is state, and the processor's tokenizer must keep its own.
         self._plain = Tokenizer.from_str(backend.to_str())
         self._plain.no_truncation()
         self._plain.no_padding()
+        # As special, whatever the file says of them: only what is special is passed over.
+        self._plain.add_special_tokens(sorted(marks))
         self._plain.encode_special_tokens = True
         added = backend.get_added_tokens_decoder()
-        self._ids = {token.content: token_id for token_id, token in added.items() if token.special}
+        self._ids = {token.content: i for i, token in added.items() if token.content in marks}
+        self.mark_ids = frozenset(self._ids.values()) - {processor.tokenizer.unk_token_id}
         self._strips_before = {token.content for token in added.values() if token.lstrip}
         self._strips_after = {token.content for token in added.values() if token.rstrip}
         longest_first = sorted(self._ids, key=len, reverse=True)
@@ -51,7 +55,7 @@ class ChatEncoder:
         self._bos: str | None = processor.tokenizer.bos_token
 
     def token_id(self, special: str) -> int:
-        """The id of a special token. Raises KeyError for what is none."""
+        """The id of a mark. Raises KeyError for what is none."""
         return self._ids[special]
 
     def render(self, messages: Sequence[Message[Image]]) -> tuple[str, list[str]]:
@@ -83,8 +87,14 @@ class ChatEncoder:
         return self._stripped(pieces)
 
     def encode(self, text: str) -> list[int]:
-        """The ids of a section; whatever it says, none of them is a special token's."""
+        """The ids of a section; whatever it says, none of them is a mark's.
+
+        Raises ServeError(INVALID_ARGUMENT, field="messages") for a text that a tokenizer makes a
+        mark of all the same: one that knows its marks as words, too.
+        """
         ids: list[int] = self._plain.encode(text, add_special_tokens=False).ids
+        if not self.mark_ids.isdisjoint(ids):
+            raise invalid("messages", "holds what the model would take for a mark of its own")
         return ids
 
     def framed(self, pieces: Sequence[Special | str], token_ids: list[int]) -> tuple[int, ...]:
