@@ -34,7 +34,7 @@ class Visit:
         self.url = url
         self.requests: list[Request] = []
         self.problems: list[str] = []
-        page.on("request", lambda request: self.requests.append(request))
+        page.on("request", self.requests.append)
         page.on("pageerror", lambda error: self.problems.append(str(error)))
 
     async def open(self) -> None:
