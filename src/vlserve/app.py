@@ -122,8 +122,9 @@ def _engine(settings: Settings) -> Supervisor:
 
 def _service(engine: Engine, settings: Settings, closing: AsyncExitStack) -> Service:
     closing.push_async_callback(engine.close)
-    service = Service(engine, settings.limits)
+    service = Service(engine, settings.limits, settings.media)
     closing.callback(service.close)
+    service.warm()  # while the engine loads
     return service
 
 
