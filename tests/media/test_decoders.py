@@ -7,6 +7,7 @@ import signal
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -57,6 +58,14 @@ def children(pid: int | None) -> list[int]:
     return [int(number) for number in text.split()]
 
 
+def open_files() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+def is_gone(pid: int | None) -> bool:
+    return not Path(f"/proc/{pid}").exists()
+
+
 async def until(is_so: Callable[[], object], within_s: float = 5.0) -> None:
     async with asyncio.timeout(within_s):
         while not is_so():
@@ -92,12 +101,12 @@ async def test_pixels_are_let_go_with_the_last_who_holds_them() -> None:
         frames = await room.frames(asked(KINDS["png rgb"]))
         (frame,) = frames
         assert mapped() == before + 1
-        num_open = len(os.listdir("/proc/self/fd"))
+        num_open = open_files()
         del frames, frame
         gc.collect()
         assert mapped() == before
         await room.frames(asked(KINDS["png rgb"]))
-        assert len(os.listdir("/proc/self/fd")) == num_open
+        assert open_files() == num_open
 
 
 EVILS = {
@@ -172,12 +181,11 @@ async def test_a_process_that_somebody_kills_is_tried_again() -> None:
         await room.frames(asked(KINDS["jpeg"]))
         for num_kills, text in ((1, "has done it"), (2, "ends the process that decodes it")):
             coming = asyncio.ensure_future(refusal(room.frames(asked(b"sleep 0.5"))))
-            gone: set[int] = set()
             for _ in range(num_kills):
-                await until(lambda: set(children(room.pid)) - gone)
-                (pid,) = set(children(room.pid)) - gone
+                await until(lambda: children(room.pid))
+                (pid,) = children(room.pid)
                 os.kill(pid, signal.SIGKILL)
-                gone.add(pid)
+                await until(partial(is_gone, pid))
             assert await coming == text
 
 
@@ -214,7 +222,7 @@ async def test_closing_ends_all() -> None:
         await until(lambda: children(room.pid))
         pids = [*children(room.pid), room.pid]
         coming.cancel()
-    assert not [pid for pid in pids if Path(f"/proc/{pid}").exists()]
+    assert all(map(is_gone, pids))
     with pytest.raises(ServeError) as refused:
         await room.frames(asked(KINDS["jpeg"]))
     assert refused.value.code is Code.UNAVAILABLE

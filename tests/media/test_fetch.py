@@ -78,7 +78,7 @@ def test_what_is_public(address: str) -> None:
 
 @pytest.mark.parametrize(
     "address",
-    [*web.PRIVATE, "127.0.0.1", "::1", "::", "::ffff:8.8.8.8", "0.0.0.0", "", "name", "1.2.3"],
+    [*web.PRIVATE, "127.0.0.1", "::1", "::", "::ffff:8.8.8.8", "0.0.0.1", "", "name", "1.2.3"],
 )
 def test_what_is_not(address: str) -> None:
     assert not is_public(address)

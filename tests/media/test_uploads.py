@@ -16,11 +16,12 @@ class Clock:
 
 def found(uploads: Uploads, reference: str, tenant: str) -> bytes | None:
     try:
-        return uploads.find(reference, tenant, "messages[0].parts[0]")
-    except ServeError as error:
-        assert (error.code, error.field) == (Code.INVALID_ARGUMENT, "messages[0].parts[0]")
-        assert error.message == "is a reference that is not known here: it may have expired"
-        return None
+        return uploads.find(reference, tenant, "there")
+    except ServeError as refused:
+        error = refused
+    assert (error.code, error.field) == (Code.INVALID_ARGUMENT, "there")
+    assert error.message == "is a reference that is not known here: it may have expired"
+    return None
 
 
 def test_each_tenant_has_its_own() -> None:

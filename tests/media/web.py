@@ -112,7 +112,7 @@ class Web:
             await self._answer(head.split(" ")[1], writer)
         writer.close()
 
-    async def _answer(self, target: str, writer: asyncio.StreamWriter) -> None:
+    async def _answer(self, target: str, writer: asyncio.StreamWriter) -> None:  # noqa: PLR0912
         url = urlsplit(target)
         match url.path.strip("/").split("/"):
             case ["to"]:
