@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve ask test lint types proto bench bench-peers faults model eval-model
+.PHONY: help setup serve ask test lint types proto bench bench-peers faults broken-pictures model eval-model
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -57,6 +57,9 @@ $(LLAMA)/version.txt: bench/peer_servers/build_llama.sh | $(PEERS)/.ready
 
 bench-peers: $(PEERS)/.ready $(LLAMA)/version.txt ## the same weights behind every server at hand (over an hour on 2 cores)
 	$(PEERS)/bin/python -m bench.peers $(ARGS)
+
+broken-pictures: $(READY) ## pictures cut at every offset and with flipped bits (about a minute)
+	$(BIN)/python -m tests.media.broken
 
 model: $(READY) ## train the embedded model from nothing (about two hours on 2 cores)
 	$(BIN)/python -m training

@@ -32,6 +32,7 @@ WHOLE_RUNS = {
     "make bench",
     "make bench-peers",
     "make faults",
+    "make broken-pictures",
     "make model",
     "make eval-model",
 }
