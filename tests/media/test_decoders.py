@@ -16,15 +16,15 @@ from PIL import Image
 
 from tests import pictures
 from vlserve.errors import Code, ServeError
-from vlserve.media import decoders, worker
+from vlserve.media import decoders
 from vlserve.media.decoders import Decoders, Encoded
 from vlserve.media.errors import Refused
-from vlserve.media.wire import Bounds
+from vlserve.media.wire import TOO_MUCH_MEMORY, Bounds
 
 KINDS = pictures.kinds()
 MAX_PIXELS = 1_000_000
 ROOMY = Bounds(memory_bytes=1 << 30, clock_s=20.0, processor_s=10)
-NARROW = Bounds(memory_bytes=64 << 20, clock_s=1.0, processor_s=1)
+NARROW = Bounds(memory_bytes=64 << 20, clock_s=0.5, processor_s=1)
 
 
 @asynccontextmanager
@@ -39,8 +39,10 @@ async def running(bounds: Bounds = ROOMY, num: int = 2) -> AsyncIterator[Decoder
 
 @pytest.fixture
 def troubled(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(decoders, "WORKER", "tests.media.troubled")
-    monkeypatch.setenv("PYTHONPATH", f"{os.environ.get('PYTHONPATH', '')}:{Path.cwd()}")
+    # Not as tests.media.troubled: what the package of all tests imports takes seconds.
+    monkeypatch.setattr(decoders, "WORKER", "troubled")
+    here = Path(__file__).parent
+    monkeypatch.setenv("PYTHONPATH", f"{os.environ.get('PYTHONPATH', '')}:{here}")
 
 
 def asked(data: bytes, max_pixels: int = MAX_PIXELS) -> Encoded:
@@ -96,17 +98,19 @@ async def test_pixels_are_let_go_with_the_last_who_holds_them() -> None:
     def mapped() -> int:
         return Path("/proc/self/maps").read_text().count("memfd:pixels")
 
+    large = pictures.encoded(Image.new("RGB", (1200, 1200)), "PNG")
     async with running() as room:
-        before = mapped()
-        frames = await room.frames(asked(KINDS["png rgb"]))
-        (frame,) = frames
-        assert mapped() == before + 1
-        num_open = open_files()
-        del frames, frame
+        await room.frames(asked(KINDS["jpeg"]))
+        before = (mapped(), open_files())
+        small = [await room.frames(asked(KINDS["jpeg"])) for _ in range(3)]
+        assert (mapped(), open_files()) == before
+        (held,) = await room.frames(asked(large, 1_440_000))
+        assert held.shape == (1200, 1200, 3)
+        assert mapped() == before[0] + 1
+        del held
         gc.collect()
-        assert mapped() == before
-        await room.frames(asked(KINDS["png rgb"]))
-        assert open_files() == num_open
+        assert (mapped(), open_files()) == before
+        assert len(small) == 3
 
 
 EVILS = {
@@ -114,7 +118,7 @@ EVILS = {
     b"deaf 60": "takes too long to decode",
     b"frozen": "takes too long to decode",
     b"spin": "takes too long to decode",
-    b"hog 200": worker.TOO_MUCH_MEMORY,
+    b"hog 200": TOO_MUCH_MEMORY,
     b"die 11": "ends the process that decodes it",
     b"die 9": "ends the process that decodes it",
     b"exit 3": "ends the process that decodes it",
@@ -147,7 +151,7 @@ async def test_what_a_picture_does_to_its_process_is_told_to_its_caller_alone() 
         is_done = True
         await beside
         assert room.pid == pid
-        await until(lambda: not children(pid))
+        await until(lambda: len(children(pid)) <= 4)  # those that wait for more
     assert num_good > len(EVILS)
     print(f"evils tried {len(EVILS)}, told {len(EVILS)}; {num_good} good ones beside them")
 
@@ -156,7 +160,7 @@ async def test_what_a_picture_does_to_its_process_is_told_to_its_caller_alone() 
 async def test_without_the_bounds_the_same_goes_through() -> None:
     """The control: what is refused above is refused by the bounds alone."""
     async with running() as room:
-        for harmless in (b"sleep 1.5", b"hog 200"):
+        for harmless in (b"sleep 0.8", b"hog 200"):
             assert await refusal(room.frames(asked(harmless))) == "has done it"
 
 
@@ -177,12 +181,13 @@ async def test_it_can_open_no_file_and_no_socket(monkeypatch: pytest.MonkeyPatch
 
 @pytest.mark.usefixtures("troubled")
 async def test_a_process_that_somebody_kills_is_tried_again() -> None:
-    async with running() as room:
+    async with running(num=1) as room:
         await room.frames(asked(KINDS["jpeg"]))
         for num_kills, text in ((1, "has done it"), (2, "ends the process that decodes it")):
-            coming = asyncio.ensure_future(refusal(room.frames(asked(b"sleep 0.5"))))
+            coming = asyncio.ensure_future(refusal(room.frames(asked(b"sleep 1"))))
             for _ in range(num_kills):
                 await until(lambda: children(room.pid))
+                await asyncio.sleep(0.2)  # it is at work
                 (pid,) = children(room.pid)
                 os.kill(pid, signal.SIGKILL)
                 await until(partial(is_gone, pid))
@@ -206,10 +211,11 @@ async def test_the_worker_itself_may_be_killed_at_any_time() -> None:
 
 @pytest.mark.usefixtures("troubled")
 async def test_whoever_does_not_wait_any_more_ends_it() -> None:
-    async with running() as room:
+    async with running(num=1) as room:
         await room.frames(asked(KINDS["jpeg"]))
         coming = asyncio.create_task(room.frames(asked(b"sleep 60")))
-        await until(lambda: children(room.pid))
+        await asyncio.sleep(0.2)
+        assert len(children(room.pid)) == 1
         coming.cancel()
         await until(lambda: not children(room.pid), within_s=1)
 
@@ -228,6 +234,25 @@ async def test_closing_ends_all() -> None:
     assert refused.value.code is Code.UNAVAILABLE
 
 
+async def test_a_process_decodes_for_one_tenant_and_not_for_ever(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(decoders, "MAX_USES", 5)
+    seen: dict[str, set[int]] = {"one": set(), "two": set()}
+    async with running(num=1) as room:
+        for i in range(24):
+            tenant = ("one", "two")[i % 4 // 2]
+            await room.frames(Encoded(KINDS["jpeg"], MAX_PIXELS, tenant=tenant))
+            await until(lambda: len(children(room.pid)) == 1)
+            seen[tenant] |= set(children(room.pid))
+        assert not seen["one"] & seen["two"]
+        alone: set[int] = set()
+        for _ in range(20):
+            await room.frames(Encoded(KINDS["jpeg"], MAX_PIXELS, tenant="one"))
+            alone |= set(children(room.pid))
+    assert 4 <= len(alone) <= 6
+
+
 async def test_a_worker_that_cannot_start_is_our_fault(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(decoders, "WORKER", "vlserve.media.no_such_module")
     async with running() as room:
@@ -237,15 +262,15 @@ async def test_a_worker_that_cannot_start_is_our_fault(monkeypatch: pytest.Monke
 
 
 async def test_a_large_picture_goes_over_memory_and_time() -> None:
-    """Real files: 64 million pixels in 190 KB."""
-    data = pictures.encoded(Image.new("RGB", (8000, 8000)), "PNG", compress_level=1)
-    what = asked(data, 64_000_000)
-    small = Bounds(memory_bytes=128 << 20, clock_s=20.0, processor_s=10)
+    """Real files: 36 million pixels in 160 KB."""
+    data = pictures.encoded(Image.new("RGB", (6000, 6000)), "PNG", compress_level=1)
+    what = asked(data, 36_000_000)
+    small = Bounds(memory_bytes=96 << 20, clock_s=20.0, processor_s=10)
     short = Bounds(memory_bytes=1 << 30, clock_s=0.1, processor_s=10)
-    for bounds, text in ((small, worker.TOO_MUCH_MEMORY), (short, "takes too long to decode")):
+    for bounds, text in ((small, TOO_MUCH_MEMORY), (short, "takes too long to decode")):
         async with running(bounds) as room:
             await room.frames(asked(KINDS["jpeg"]))
             assert await refusal(room.frames(what)) == text
     async with running() as room:  # the control: within wider bounds it is decoded
         (found,) = await room.frames(what)
-        assert found.shape == (8000, 8000, 3)
+        assert found.shape == (6000, 6000, 3)

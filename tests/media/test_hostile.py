@@ -10,10 +10,10 @@ from PIL import Image, ImageFile
 
 from tests import pictures
 from tests.media import broken, hostile
-from vlserve.media import picture, worker
+from vlserve.media import picture
 from vlserve.media.decoders import Decoders, Encoded, Pixels
 from vlserve.media.errors import Refused
-from vlserve.media.wire import Bounds
+from vlserve.media.wire import TOO_MUCH_MEMORY, Bounds
 
 # What Pillow says about odd files is not what is tested.
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
@@ -65,7 +65,7 @@ async def test_without_its_bounds_a_bomb_takes_what_it_wants() -> None:
         found = await outcome(room.frames(Encoded(data, MAX_PIXELS)))
         assert found == f"has more than {MAX_PIXELS} pixels"
         found = await outcome(room.frames(Encoded(data, 2**40)))
-        assert found in (worker.TOO_MUCH_MEMORY, OURS[1])
+        assert found in (TOO_MUCH_MEMORY, OURS[1])
     room.close()
 
 

@@ -102,7 +102,7 @@ class MediaRoom:
         max_frames = 0
         if isinstance(ref, VideoRef):
             max_frames = ref.num_frames(self._limits.max_video_frames)
-        return Source(Encoded(data, self._limits.max_image_pixels, max_frames), ref.field)
+        return Source(Encoded(data, self._limits.max_image_pixels, max_frames, tenant), ref.field)
 
     async def _data(self, ref: ImageRef | VideoRef, tenant: str, allowance: Allowance) -> bytes:
         if not ref.url:

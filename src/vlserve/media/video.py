@@ -38,6 +38,7 @@ MAX_PACKETS: Final = 200_000
 MAX_S: Final = 4 * 3600
 _ANIMATIONS: Final = ("GIF", "PNG", "WEBP")
 _TS_PACKET: Final = 188
+_EDGE_PIXELS: Final = 2**18
 _DAMAGED: Final = "is a video that is damaged or cut short"
 
 
@@ -70,8 +71,9 @@ def rehearse() -> None:
     file = io.BytesIO()
     with av.open(file, "w", format="matroska") as container:
         stream = container.add_stream("mpeg4", 1, width=16, height=16, pix_fmt="yuv420p")
-        for packet in [*stream.encode(VideoFrame(16, 16, "yuv420p")), *stream.encode()]:
-            container.mux(packet)
+        frame = VideoFrame(16, 16, "yuv420p")
+        frame.pts = 0
+        container.mux([*stream.encode(frame), *stream.encode()])
     if len(list(frames(file.getvalue(), 1, 256))) != 1:
         raise AssertionError("a video of one frame has one")
 
@@ -154,8 +156,9 @@ def _stream(container: InputContainer, max_pixels: int) -> VideoStream:
     if context.width * context.height > max_pixels:
         raise _too_large(max_pixels)
     context.thread_count = 1
-    # The decoder's own bound, for frames that are larger than the header says.
-    context.options = {"max_pixels": str(max_pixels)}
+    # The decoder's own bound, for frames that are larger than the header says. It counts the
+    # edges that it puts around them as well.
+    context.options = {"max_pixels": str(2 * max_pixels + _EDGE_PIXELS)}
     return stream
 
 
@@ -174,7 +177,11 @@ def _sampled(data: bytes, max_frames: int, max_pixels: int) -> Iterator[Pixels]:
     if not wanted:
         raise Refused("holds no frame")
     with _container(data) as container:
-        yield from _decoded(container, _stream(container, max_pixels), wanted, keys)
+        stream = _stream(container, max_pixels)
+        for frame in _decoded(container, stream, wanted, keys):
+            if frame.width * frame.height > max_pixels:
+                raise _too_large(max_pixels)
+            yield _upright(frame)
 
 
 def _packets(container: InputContainer, stream: VideoStream) -> tuple[list[int], list[int]]:
@@ -209,7 +216,7 @@ def _wanted(times: list[int], max_frames: int) -> list[int]:
 
 def _decoded(
     container: InputContainer, stream: VideoStream, wanted: list[int], keys: list[int]
-) -> Iterator[Pixels]:
+) -> Iterator[VideoFrame]:
     """The frames at the wanted times, by as few frames on the way as the keys allow."""
     coming = container.decode(stream)
     at: int | None = None
@@ -222,7 +229,7 @@ def _decoded(
         if frame is None:
             raise Refused(_DAMAGED)
         at = frame.pts
-        yield _upright(frame)
+        yield frame
 
 
 def _frame_at(coming: Iterator[VideoFrame], time: int) -> VideoFrame | None:

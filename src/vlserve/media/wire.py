@@ -1,7 +1,7 @@
 """What is said to a process that decodes, and what it says: one datagram each, in MessagePack.
 
-With a `Task` go three descriptors: a socket for the answer, a file with the encoded bytes, and a
-file for the pixels. No datagram runs code, and only the types below can come out of one.
+With `Bounds` goes the socket of a process that is to be made, with a `Task` a file of the encoded
+bytes and one for the pixels. No datagram runs code, and only the types below come out of one.
 """
 
 from typing import Any, Final
@@ -9,11 +9,12 @@ from typing import Any, Final
 import msgspec
 
 MAX_BYTES: Final = 64 * 1024  # of a datagram
+TOO_MUCH_MEMORY: Final = "takes too much memory to decode"
 
 
 class Bounds(msgspec.Struct, frozen=True, array_like=True):
-    """What the process may use: memory beyond what it starts with, in bytes, and time, in s of
-    the clock and of a processor."""
+    """What a process may use: memory beyond what it starts with, in bytes, and for each task time,
+    in s of the clock and of a processor."""
 
     memory_bytes: int
     clock_s: float
@@ -27,7 +28,10 @@ class Task(msgspec.Struct, frozen=True, array_like=True):
     max_frames: int
     max_pixels: int
     only_size: bool
-    bounds: Bounds
+
+
+class Ready(msgspec.Struct, frozen=True, tag=True, array_like=True):
+    """The process is there: its first word."""
 
 
 class Size(msgspec.Struct, frozen=True, tag=True, array_like=True):
@@ -50,19 +54,23 @@ class Refusal(msgspec.Struct, frozen=True, tag=True, array_like=True):
 
 
 class Died(msgspec.Struct, frozen=True, tag=True, array_like=True):
-    """The process ended without an answer: of which signal, 0 for none, and whether it was ended
-    because its time was over."""
+    """The process has ended, without an answer to what it was asked: of which signal, 0 for
+    none."""
 
     signal: int
-    is_late: bool
 
 
-Answer = Size | Decoded | Refusal | Died
+Answer = Ready | Size | Decoded | Refusal | Died
 
 
-def encoded(message: Task | Answer) -> bytes:
+def encoded(message: Bounds | Task | Answer) -> bytes:
     """The datagram for `message`."""
     return msgspec.msgpack.encode(message)
+
+
+def bounds(datagram: bytes) -> Bounds:
+    """Raises msgspec.MsgspecError for what is none."""
+    return msgspec.msgpack.decode(datagram, type=Bounds)
 
 
 def task(datagram: bytes) -> Task:

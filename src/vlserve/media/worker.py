@@ -1,20 +1,20 @@
-"""The process that decodes: python -m vlserve.media.worker, kept warm by the front.
+"""The process that makes those which decode: python -m vlserve.media.worker, kept warm.
 
-It never reads a picture itself. For each task it forks a process, which decodes one picture and
-ends. That one may use so much memory and time, and can open no file and no socket: what it needs
-is open. Whoever is late or asked for by nobody any more is killed; of what each died is told.
+It never reads a picture itself. It forks a process for each socket that the front sends, kills it
+when the front closes that socket, and says on it of what the process died. One that decodes has so
+much memory, for each picture so much time, and while it decodes can open no file and no socket.
 """
 
 import contextlib
 import gc
 import io
+import math
 import os
 import resource
 import select
 import signal
 import socket
 import sys
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,32 +26,32 @@ from vlserve.media import picture, video
 from vlserve.media.errors import Refused
 from vlserve.media.wire import (
     MAX_BYTES,
+    TOO_MUCH_MEMORY,
     Answer,
     Bounds,
     Decoded,
     Died,
+    Ready,
     Refusal,
     Size,
     Task,
+    bounds,
     encoded,
     task,
 )
 
-TOO_MUCH_MEMORY: Final = "takes too much memory to decode"
-_LATE_SIGNALS: Final = (signal.SIGXCPU, signal.SIGALRM)
 _NICENESS: Final = 5  # running answers come first
 _PAGE_BYTES: Final = resource.getpagesize()
+_MAX_FILES: Final = 64
 
 
 @dataclass(slots=True, eq=False)
 class _Child:
-    """A process that decodes. `answers` is another hold on the socket that its answer goes to."""
+    """A process that decodes. `channel` is another hold on its socket."""
 
     pid: int
     pidfd: int
-    answers: socket.socket
-    ends_s: float
-    is_late: bool = False
+    channel: socket.socket
 
     def kill(self) -> None:
         """The pid may be another's by now, the descriptor is never."""
@@ -60,7 +60,7 @@ class _Child:
 
 
 class Worker:
-    """Forks, watches and buries until the front closes `control`."""
+    """Forks, kills and buries until the front closes `control`."""
 
     def __init__(self, control: socket.socket) -> None:
         self._control = control
@@ -71,7 +71,7 @@ class Worker:
     def run(self) -> None:
         """Returns when the front is gone and nobody is left."""
         while True:
-            for fd, _ in self._poll.poll(self._patience_ms()):
+            for fd, _ in self._poll.poll():
                 child = self._children.get(fd)
                 if fd == self._control.fileno():
                     if not self._start():
@@ -79,88 +79,94 @@ class Worker:
                         return
                 elif child is not None and fd == child.pidfd:
                     self._bury(child)
-                elif child is not None:  # nobody waits for its answer
+                elif child is not None:  # the front has closed the channel
                     self._poll.unregister(fd)
                     child.kill()
-            now = time.monotonic()
-            for child in self._children.values():
-                if now >= child.ends_s and not child.is_late:
-                    child.is_late = True
-                    child.kill()
-
-    def _patience_ms(self) -> float | None:
-        ends_s = [child.ends_s for child in self._children.values() if not child.is_late]
-        return max(0.0, min(ends_s) - time.monotonic()) * 1000 + 1 if ends_s else None
 
     def _start(self) -> bool:
-        datagram, fds, _, _ = socket.recv_fds(self._control, MAX_BYTES, 3)
+        datagram, fds, _, _ = socket.recv_fds(self._control, MAX_BYTES, 1)
         if not datagram:
             return False
-        what = task(datagram)
-        answers, source, pixels = socket.socket(fileno=fds[0]), fds[1], fds[2]
+        channel = socket.socket(fileno=fds[0])
         try:
             pid = os.fork()
-        except OSError:  # it stays without an answer, and the front says so
-            answers.close()
-        else:
-            if pid == 0:
-                self._decode(what, answers, source, pixels)
-            child = _Child(pid, os.pidfd_open(pid), answers, time.monotonic() + what.bounds.clock_s)
-            for fd, events in ((child.pidfd, select.POLLIN), (answers.fileno(), 0)):
-                self._children[fd] = child
-                self._poll.register(fd, events)
-        os.close(source)
-        os.close(pixels)
+        except OSError:  # the front sees that nobody is there
+            channel.close()
+            return True
+        if pid == 0:
+            self._become(channel, bounds(datagram))
+        child = _Child(pid, os.pidfd_open(pid), channel)
+        for fd, events in ((child.pidfd, select.POLLIN), (channel.fileno(), 0)):
+            self._children[fd] = child
+            self._poll.register(fd, events)
         return True
 
-    def _decode(self, what: Task, answers: socket.socket, source: int, pixels: int) -> NoReturn:
+    def _become(self, channel: socket.socket, limits: Bounds) -> NoReturn:
         status = 1
         try:
-            kept = {0, 1, 2, answers.fileno(), source, pixels}
-            for fd in {self._control.fileno(), *self._children} - kept:
-                os.close(fd)  # a picture's process knows no other's
-            data = _read(source)
-            confine(what.bounds)
-            answers.send(encoded(_answer(what, data, pixels)))
+            for fd in {self._control.fileno(), *self._children}:
+                os.close(fd)  # one that decodes knows no other
+            confine(limits)
+            channel.send(encoded(Ready()))
+            decode(channel, limits)
             status = 0
         finally:
             os._exit(status)
 
     def _bury(self, child: _Child) -> None:
         _, status = os.waitpid(child.pid, 0)
-        for fd in (child.pidfd, child.answers.fileno()):
+        for fd in (child.pidfd, child.channel.fileno()):
             del self._children[fd]
             with contextlib.suppress(KeyError):
                 self._poll.unregister(fd)
-        if status:
-            number = os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
-            died = Died(number, child.is_late or number in _LATE_SIGNALS)
-            with contextlib.suppress(OSError):  # nobody waits for it
-                child.answers.send(encoded(died))
-        child.answers.close()
+        number = os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
+        with contextlib.suppress(OSError):  # nobody waits for it
+            child.channel.send(encoded(Died(number)))
+        child.channel.close()
         os.close(child.pidfd)
 
     def _kill_all(self) -> None:
-        for child in {id(child): child for child in self._children.values()}.values():
+        for child in {child.pid: child for child in self._children.values()}.values():
             child.kill()
             os.waitpid(child.pid, 0)
 
 
-def confine(bounds: Bounds) -> None:
-    """From here on this process has so much memory and time, by the kernel, and opens nothing."""
+def confine(limits: Bounds) -> None:
+    """From here on this process has so much memory, by the kernel."""
     used = int(Path("/proc/self/statm").read_text().split()[0]) * _PAGE_BYTES
     # What a library says as it dies is not for the server's log.
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
     os.nice(_NICENESS)
-    # It is killed at that time by its parent, and by this where the parent is gone.
-    signal.setitimer(signal.ITIMER_REAL, bounds.clock_s + 1)
-    for kind, limit in (
-        (resource.RLIMIT_CPU, bounds.processor_s),
-        (resource.RLIMIT_AS, used + bounds.memory_bytes),
-        (resource.RLIMIT_CORE, 0),
-        (resource.RLIMIT_NOFILE, 0),
-    ):
-        resource.setrlimit(kind, (limit, limit + 1 if kind == resource.RLIMIT_CPU else limit))
+    resource.setrlimit(resource.RLIMIT_AS, (used + limits.memory_bytes,) * 2)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+def decode(channel: socket.socket, limits: Bounds) -> None:
+    """Answer what comes over the channel until the front closes it."""
+    while True:
+        open_files(_MAX_FILES)
+        datagram, fds, _, _ = socket.recv_fds(channel, MAX_BYTES, 2)
+        if not datagram:
+            return
+        source, pixels = fds
+        data = _read(source)
+        open_files(0)
+        # The front ends this process in time. By the kernel it ends where the front cannot.
+        signal.setitimer(signal.ITIMER_REAL, limits.clock_s + 1)
+        used_s = resource.getrusage(resource.RUSAGE_SELF)
+        ends_s = math.ceil(used_s.ru_utime + used_s.ru_stime) + limits.processor_s
+        resource.setrlimit(resource.RLIMIT_CPU, (ends_s, resource.RLIM_INFINITY))
+        found = _answer(task(datagram), data, pixels)
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        del data
+        for fd in fds:
+            os.close(fd)
+        channel.send(encoded(found))
+
+
+def open_files(num: int) -> None:
+    """How many files this process may have open, for the libraries that it runs."""
+    resource.setrlimit(resource.RLIMIT_NOFILE, (num, _MAX_FILES))
 
 
 def rehearse() -> None:
