@@ -48,7 +48,7 @@ def test_nothing_inside_is_reached() -> None:
     assert found["bodies"] == len(web.BODIES)
     # Nothing of the inside is told, and nothing of ours is sent.
     assert not [text for text in found["texts"] if "127." in text or "address" in text]
-    assert found["headers"] == ["accept", "accept-encoding", "host", "user-agent"]
+    assert found["headers"] == ["accept", "accept-encoding", "connection", "host", "user-agent"]
     assert found["hosts"] == {
         "http://good.example/p.png": 1,
         "http://other.example/p.png": "is not on a host that this server fetches from",

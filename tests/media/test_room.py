@@ -189,5 +189,7 @@ async def test_an_answer_comes_though_the_worker_is_killed() -> None:
         pid = service._media._decoders.pid
         assert pid is not None
         os.kill(pid, signal.SIGKILL)
-        assert await text(service, request(ImageRef(PNG), "x")) == f"{DIGEST} x "
+        for tenant in ("", *"abcdef"):  # those that were made go on, others are made anew
+            answer = await text(service, request(ImageRef(PNG), "x", tenant=tenant))
+            assert answer == f"{DIGEST} x "
         assert service._media._decoders.pid != pid

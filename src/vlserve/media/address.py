@@ -3,8 +3,11 @@
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 from typing import Final
 
-# Beyond what the library knows to be private, shared, reserved or for documents.
+# Beyond what the library knows to be private, shared, reserved or for documents: not every
+# release of it knows the same.
 _NOT_FOR_US: Final = (
+    IPv4Network("192.0.0.0/24"),  # for protocols; 192.0.0.192 is Oracle's host
+    IPv4Network("198.18.0.0/15"),  # for measurements
     IPv4Network("168.63.129.16/32"),  # Azure's host, from inside a virtual machine
     IPv4Network("192.88.99.0/24"),  # relays into 6to4
 )
