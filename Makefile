@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve ask test lint types proto bench bench-doors bench-peers clients faults kills hostile fuzz-http model eval-model
+.PHONY: help setup serve ask test lint types proto bench bench-doors bench-peers clients faults kills broken-pictures hostile fuzz-http model eval-model
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -80,6 +80,9 @@ $(FUZZ)/.ready: bench/fuzz-requirements.txt
 
 fuzz-http: $(READY) $(FUZZ)/.ready ## 2,000 requests drawn from the OpenAPI document
 	$(BIN)/python -m bench.fuzz_http $(FUZZ)/bin/schemathesis
+
+broken-pictures: $(READY) ## pictures cut at every offset and with flipped bits (about a minute)
+	$(BIN)/python -m tests.media.broken
 
 model: $(READY) ## train the embedded model from nothing (about two hours on 2 cores)
 	$(BIN)/python -m training

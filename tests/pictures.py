@@ -8,6 +8,9 @@ import numpy.typing as npt
 import pyvips
 from PIL import Image
 
+from vlserve.media import picture as decoder
+from vlserve.media.room import image
+
 SIZE = (37, 23)
 Pixels = npt.NDArray[np.uint8]
 
@@ -126,3 +129,8 @@ def second_opinion(data: bytes) -> Pixels:
         is_wide = picture.format == "ushort"
         picture = picture.flatten(background=[65535 if is_wide else 255])
     return np.asarray(picture.colourspace("srgb").cast("uchar").numpy())
+
+
+def digest(data: bytes) -> str:
+    """The digest of the Image that the service makes of a file."""
+    return image(decoder.decoded(data, 2**26)).sha256

@@ -6,13 +6,13 @@ from contextlib import aclosing
 
 import pytest
 
-from tests.doors.grpc.live import png
+from tests.doors.grpc.live import png, until
 from tests.scripted import ScriptedEngine
-from vlserve import media
 from vlserve.budget import Budget
+from vlserve.media.decoders import Decoders, Encoded, Pixels
 from vlserve.service import Service
 from vlserve.settings import LimitSettings
-from vlserve.types import ChatRequest, Image, ImageRef, Message, Role
+from vlserve.types import ChatRequest, ImageRef, Message, Role
 
 TOTAL = 100
 
@@ -50,14 +50,14 @@ async def test_shares_stay_within_the_total_and_cancelled_ones_come_back() -> No
 async def test_pictures_wait_encoded(
     bound: int, decoded: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    loads: list[ImageRef] = []
-    load = media.load
+    loads: list[Encoded] = []
+    frames = Decoders.frames
 
-    def counted(ref: ImageRef, max_pixels: int) -> Image:
-        loads.append(ref)
-        return load(ref, max_pixels)
+    async def counted(self: Decoders, what: Encoded) -> list[Pixels]:
+        loads.append(what)
+        return await frames(self, what)
 
-    monkeypatch.setattr(media, "load", counted)
+    monkeypatch.setattr(Decoders, "frames", counted)
     picture = ImageRef(png(size=(320, 240)))
     service = Service(ScriptedEngine(num_slots=1), LimitSettings(max_decoded_pixels=bound))
     service.open()
@@ -71,6 +71,7 @@ async def test_pictures_wait_encoded(
         # Its picture was seen: what it took is free again.
         await anext(held)
         waiting = [asyncio.create_task(ask("a b")) for _ in range(5)]
+        await until(lambda: len(loads) == decoded)
         await asyncio.sleep(0.3)
         assert len(loads) == decoded
     answers = await asyncio.gather(*waiting)

@@ -1,7 +1,6 @@
 """Admission, deadlines and the way out, without a door."""
 
 import asyncio
-import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import replace
@@ -11,7 +10,9 @@ import pytest
 
 from tests.doors.grpc.live import png, until
 from tests.scripted import MODEL, ScriptedEngine
-from vlserve.errors import Code, ServeError, invalid
+from vlserve.errors import Code, ServeError
+from vlserve.media.decoders import Decoders, Encoded
+from vlserve.media.errors import Refused
 from vlserve.service import MIN_RETRY_S, Queue, Service, check
 from vlserve.settings import LimitSettings
 from vlserve.types import (
@@ -63,7 +64,7 @@ async def test_nothing_is_decoded_for_who_has_no_place(monkeypatch: pytest.Monke
         def never(*arguments: Any) -> None:
             raise AssertionError("decoded")
 
-        monkeypatch.setattr("vlserve.media.load", never)
+        monkeypatch.setattr(Decoders, "num_pixels", never)
         error = await refused(service, request(ImageRef(png()), "x"))
         assert error.code is Code.OVERLOADED
         assert error.retry_after_s is not None
@@ -91,10 +92,10 @@ async def test_a_deadline_that_has_passed_starts_nothing() -> None:
 async def test_a_timeout_of_the_engine_is_not_the_callers_deadline(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def failing(*arguments: Any) -> None:
+    async def failing(*arguments: Any) -> None:
         raise TimeoutError("of the engine")
 
-    monkeypatch.setattr("vlserve.media.load", failing)
+    monkeypatch.setattr(Decoders, "num_pixels", failing)
     with pytest.raises(TimeoutError, match="of the engine"):
         await text(opened(ScriptedEngine()), request(ImageRef(png()), "x"))
 
@@ -312,20 +313,21 @@ async def test_who_is_refused_together_is_told_different_times(
 async def test_nobody_waits_for_the_other_pictures_of_a_refused_request(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    decoded: list[ImageRef] = []
+    decoded: list[Encoded] = []
 
-    def slow(ref: ImageRef, max_pixels: int) -> Any:
-        if ref.field == "bad":
-            raise invalid("bad", "is no picture")
-        time.sleep(0.05)
-        decoded.append(ref)
+    async def slow(self: Decoders, what: Encoded) -> int:
+        if what.data == b"bad":
+            raise Refused("is no picture")
+        await asyncio.sleep(0.05)
+        decoded.append(what)
+        return 1
 
-    monkeypatch.setattr("vlserve.media.load", slow)
+    monkeypatch.setattr(Decoders, "num_pixels", slow)
     service = opened(ScriptedEngine(), max_images=40)
-    pictures = [ImageRef(b"", "bad"), *(ImageRef(b"", str(i)) for i in range(39))]
+    pictures = [ImageRef(b"bad", "bad"), *(ImageRef(b"x", str(i)) for i in range(39))]
     assert (await refused(service, request(*pictures, "x"))).field == "bad"
     await asyncio.sleep(0.3)
-    assert len(decoded) < 10
+    assert not decoded
     service.close()
 
 

@@ -96,7 +96,9 @@ async def running(
         grpc = GrpcDoor(service, settings.limits, settings.grpc)
         inference = kserve.InferenceServicer(service, settings.limits, lambda: grpc.is_serving)
         grpc.add(kserve.SERVICE, inference.handlers())
-        http = HttpDoor(_routers(service, settings, grpc), settings.limits, settings.http)
+        page = playground.routes(settings.limits, lambda: grpc.address)
+        routers = [*_routers(service, settings), page]
+        http = HttpDoor(routers, settings.limits, settings.http)
         doors: tuple[Door, ...] = (grpc, http)
         for door in doors:
             closing.push_async_callback(door.stop)
@@ -142,13 +144,9 @@ async def serve(
             loop.remove_signal_handler(number)
 
 
-def _routers(service: Service, settings: Settings, grpc: GrpcDoor) -> list[Router]:
-    """What the HTTP door has to offer, each part by its own room."""
-    return [
-        openai.routes(service, settings.limits),
-        rest.routes(service, settings.limits),
-        playground.routes(settings.limits, lambda: grpc.address),
-    ]
+def _routers(service: Service, settings: Settings) -> list[Router]:
+    """The calls that the HTTP door has to offer, each part by its own room."""
+    return [openai.routes(service, settings.limits), rest.routes(service, settings.limits)]
 
 
 def _engine(settings: Settings) -> Supervisor:
@@ -159,8 +157,9 @@ def _engine(settings: Settings) -> Supervisor:
 
 def _service(engine: Engine, settings: Settings, closing: AsyncExitStack) -> Service:
     closing.push_async_callback(engine.close)
-    service = Service(engine, settings.limits)
+    service = Service(engine, settings.limits, settings.media)
     closing.callback(service.close)
+    service.warm()  # while the engine loads
     return service
 
 

@@ -1,20 +1,18 @@
 """The hall that every door opens into: admit, load pictures, bound, stream."""
 
 import asyncio
-import os
 import uuid
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import aclosing, contextmanager
+from contextlib import aclosing, asynccontextmanager, contextmanager
 from dataclasses import replace
 from typing import Final, TypeVar
 
-from vlserve import media
-from vlserve.budget import Budget
+from vlserve.budget import Budget, Share
 from vlserve.engines.base import Engine, EngineInfo
 from vlserve.errors import Code, ServeError, invalid
-from vlserve.settings import LimitSettings
+from vlserve.media.room import MediaRoom
+from vlserve.settings import LimitSettings, MediaSettings
 from vlserve.types import (
     MAX_SEED,
     NOT_UNICODE,
@@ -26,11 +24,11 @@ from vlserve.types import (
     Request,
     Role,
     TokenCount,
+    VideoRef,
     is_unicode,
 )
 
 MIN_RETRY_S: Final = 0.1
-_DECODERS: Final = min(4, os.cpu_count() or 1)
 _FIRST_DURATION_S: Final = 1.0  # of a request, while none has ended yet
 _RECENT: Final = 32
 _ROUNDS: Final = 4  # times that all places come free, over which those who were refused spread
@@ -118,13 +116,15 @@ class Queue:
 class Service:
     """One engine behind admission, decoding and deadlines. Starts closed: `open` lets in."""
 
-    def __init__(self, engine: Engine, limits: LimitSettings) -> None:
+    def __init__(
+        self, engine: Engine, limits: LimitSettings, media: MediaSettings | None = None
+    ) -> None:
         self._engine = engine
         self._limits = limits
         self._queue: Queue | None = None
         self._is_draining = False
         self._decoded = Budget(limits.max_decoded_pixels)
-        self._decoders = ThreadPoolExecutor(_DECODERS, thread_name_prefix="decode")
+        self._media = MediaRoom(media or MediaSettings(), limits)
 
     @property
     def num_inside(self) -> int:
@@ -135,6 +135,10 @@ class Service:
         """What this hall answers for. Raises ServeError(UNAVAILABLE) unless it is open."""
         self._opened_queue()
         return (self._engine.info,)
+
+    def warm(self) -> None:
+        """Start what decodes, so that the first picture does not wait for it. Returns at once."""
+        self._media.start()
 
     def open(self) -> None:
         """Let in as many as the engine, which has started, runs and the limit lets wait."""
@@ -148,9 +152,18 @@ class Service:
             await self._queue.empty()
 
     def close(self) -> None:
-        """Let go of the decoding threads, without waiting for a picture that nobody wants."""
+        """End the processes that decode, whatever they do."""
         self._is_draining = True
-        self._decoders.shutdown(wait=False, cancel_futures=True)
+        self._media.close()
+
+    async def upload(self, data: bytes, tenant: str = "", field: str = "file") -> str:
+        """Keep an encoded picture or video for a time. The reference that is returned stands in
+        the `url` of an ImageRef or VideoRef of the same tenant's requests.
+
+        Raises ServeError: INVALID_ARGUMENT naming `field`, UNAVAILABLE while starting or draining.
+        """
+        self._opened_queue()
+        return await self._media.upload(data, tenant, field)
 
     async def chat(
         self, request: ChatRequest, timeout_s: float | None = None
@@ -183,9 +196,9 @@ class Service:
         return count
 
     async def _counted(self, request: ChatRequest) -> AsyncGenerator[TokenCount]:
-        async with self._decoded.share(await self._num_pixels(request)):
-            first = next(_single_answers(request, await self._loaded(request.messages)))
-            yield await self._engine.count(first)
+        async with self._loaded(request) as (_, pictures):
+            messages = _filled(request.messages, pictures)
+            yield await self._engine.count(next(_single_answers(request, messages)))
 
     def _deadline_s(self, timeout_s: float | None) -> float:
         limit_s = self._limits.timeout_s
@@ -201,50 +214,54 @@ class Service:
         return queue
 
     async def _answer(self, request: ChatRequest) -> AsyncGenerator[Chunk]:
-        # Nothing here keeps the decoded pictures: the engine lets them go once it has seen them.
-        async with self._decoded.share(await self._num_pixels(request)) as share:
+        async with self._loaded(request) as (share, pictures):
+            # Nothing here keeps the decoded pictures: the engine lets them go once it has seen them.
             answers = [
                 self._engine.generate(each)
-                for each in _single_answers(request, await self._loaded(request.messages))
+                for each in _single_answers(request, _filled(request.messages, pictures))
             ]
+            pictures.clear()
             chunks = answers[0] if len(answers) == 1 else _merged(answers)
             async with aclosing(chunks):
                 async for chunk in chunks:
                     share.give_back()
                     yield chunk
 
-    async def _num_pixels(self, request: ChatRequest) -> int:
-        loop = asyncio.get_running_loop()
+    @asynccontextmanager
+    async def _loaded(
+        self, request: ChatRequest
+    ) -> AsyncIterator[tuple[Share, list[tuple[Image, ...]]]]:
+        """The pictures of a request, a video's frames together, and their share of the budget."""
         refs = [ref for message in request.messages for ref in message.pictures()]
-        counts = (loop.run_in_executor(self._decoders, media.num_pixels, ref) for ref in refs)
-        return sum(await asyncio.gather(*counts))
-
-    async def _loaded(self, messages: tuple[Message[ImageRef], ...]) -> tuple[Message[Image], ...]:
-        """All pictures of a request decoded together, off the event loop."""
-        loop = asyncio.get_running_loop()
-        max_pixels = self._limits.max_image_pixels
-        refs = [ref for message in messages for ref in message.pictures()]
-        loads = [loop.run_in_executor(self._decoders, media.load, ref, max_pixels) for ref in refs]
-        try:
-            images = await asyncio.gather(*loads)
-        finally:
-            # When one picture is refused nobody waits for the rest of them.
-            for load in loads:
-                load.cancel()
-        of_ref = iter(images)
-        return tuple(
-            Message(
-                message.role,
-                tuple(p if isinstance(p, str) else next(of_ref) for p in message.content),
-            )
-            for message in messages
-        )
+        sources = await self._media.sources(refs, request.tenant)
+        async with self._decoded.share(await self._media.num_pixels(sources)) as share:
+            images = await self._media.images(sources)
+            sources.clear()
+            yield share, images
 
     def _opened_queue(self) -> Queue:
         if self._queue is not None and not self._is_draining:
             return self._queue
         message = "the server is shutting down" if self._is_draining else "the server is starting"
         raise ServeError(Code.UNAVAILABLE, message, retry_after_s=_FIRST_DURATION_S)
+
+
+def _filled(
+    messages: tuple[Message[ImageRef | VideoRef], ...], images: list[tuple[Image, ...]]
+) -> tuple[Message[Image], ...]:
+    """The messages with `images` in place of what stands for them, a video's frames in a row."""
+    of_ref = iter(images)
+    return tuple(
+        Message(
+            message.role,
+            tuple(
+                piece
+                for part in message.content
+                for piece in ((part,) if isinstance(part, str) else next(of_ref))
+            ),
+        )
+        for message in messages
+    )
 
 
 def _single_answers(
@@ -331,9 +348,17 @@ def check(request: ChatRequest, limits: LimitSettings) -> None:
                 raise invalid(ref.field, "only the user's messages may hold pictures")
     if messages[-1].role is not Role.USER:
         raise invalid(f"messages[{len(messages) - 1}].role", "the last message must be the user's")
-    refs = [ref for message in messages for ref in message.pictures()]
-    if len(refs) > limits.max_images:
-        field = refs[limits.max_images].field
-        raise invalid(field, f"a request may hold at most {limits.max_images} pictures")
+    num_images = 0
+    for ref in (ref for message in messages for ref in message.pictures()):
+        num_images += _num_frames(ref, limits) if isinstance(ref, VideoRef) else 1
+        if num_images > limits.max_images:
+            raise invalid(ref.field, f"a request may hold at most {limits.max_images} pictures")
     if request.sampling.max_tokens > limits.max_new_tokens:
         raise invalid("max_tokens", f"must be at most {limits.max_new_tokens}")
+
+
+def _num_frames(ref: VideoRef, limits: LimitSettings) -> int:
+    limit = limits.max_video_frames
+    if not 0 <= ref.max_frames <= limit:
+        raise invalid(ref.field, f"must ask for at most {limit} frames")
+    return ref.num_frames(limit)

@@ -68,7 +68,15 @@ class LimitSettings(_Room):
 
     max_waiting: int = Field(64, ge=0, description="requests that may wait for a slot")
     max_message_mib: int = Field(64, ge=1, le=1024, description="largest message, MiB")
-    max_images: int = Field(16, ge=0, description="pictures in a request")
+    max_images: int = Field(
+        16, ge=0, description="pictures in a request, the frames of its videos among them"
+    )
+    max_video_frames: int = Field(
+        8,
+        ge=1,
+        le=256,
+        description="frames that a model is given of a video; a request may lower it",
+    )
     max_image_pixels: int = Field(
         50_000_000,
         ge=EXAMPLE_PIXELS,
@@ -90,6 +98,35 @@ class LimitSettings(_Room):
     def default_max_tokens(self) -> int:
         """The longest answer where the caller asks for no length."""
         return min(DEFAULT_MAX_TOKENS, self.max_new_tokens)
+
+
+class MediaSettings(_Room):
+    """Where pictures come from, and what decoding one may use."""
+
+    workers: int | None = Field(
+        None,
+        ge=1,
+        le=64,
+        description="pictures decoded at a time; unset: one for each processor, at most 4",
+    )
+    decode_mib: int = Field(
+        1024,
+        ge=64,
+        description="memory that decoding a picture may use, MiB; larger ones want more",
+    )
+    decode_cpu_s: int = Field(
+        10, ge=1, description="time of a processor that decoding a picture may use, s"
+    )
+    decode_s: float = Field(30.0, gt=0, description="longest time that decoding a picture takes, s")
+    fetch_urls: bool = Field(False, description="fetch pictures by http and https, if public")
+    fetch_hosts: str = Field(
+        "", description="hosts to fetch from, separated by commas; empty: any that is public"
+    )
+    fetch_mib: int = Field(16, ge=1, le=1024, description="largest picture that is fetched, MiB")
+    fetch_s: float = Field(10.0, gt=0, description="longest time of a fetch, redirects and all, s")
+    uploads_mib: int = Field(256, ge=0, description="bound of kept uploads, MiB; 0 keeps none")
+    max_uploads: int = Field(1024, ge=1, description="bound of kept uploads, their number")
+    keep_uploads_s: float = Field(3600.0, gt=0, description="how long an upload is kept, s")
 
 
 class _DoorSettings(_Room):
@@ -126,6 +163,7 @@ class Settings(BaseSettings):
     model: ModelSettings = ModelSettings()
     engine: EngineSettings = EngineSettings()
     limits: LimitSettings = LimitSettings()
+    media: MediaSettings = MediaSettings()
     grpc: GrpcSettings = GrpcSettings()
     http: HttpSettings = HttpSettings()
 

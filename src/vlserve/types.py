@@ -25,7 +25,7 @@ MAX_TOKEN_ID = 2**32 - 1  # of any vocabulary
 DEFAULT_MAX_TOKENS = 200
 
 
-Picture = TypeVar("Picture")
+Picture_co = TypeVar("Picture_co", covariant=True)
 NOT_UNICODE = "is no Unicode text"
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
@@ -53,11 +53,26 @@ class FinishReason(StrEnum):
 @dataclass(frozen=True, slots=True)
 class ImageRef:
     """An untrusted picture in the caller's `field`: encoded `data` as it was sent, or else a `url`
-    as it was written, `data:` ones among them."""
+    as it was written, `data:` ones and `sha256:` references to an upload among them."""
 
     data: bytes = field(default=b"", repr=False)
     url: str = field(default="", repr=False, kw_only=True)
     field: str = "image"
+
+
+@dataclass(frozen=True, slots=True)
+class VideoRef:
+    """An untrusted video, as an ImageRef is a picture. The model is given some of its frames, as
+    several pictures in order: `max_frames`, or where it is 0 as many as the limit lets."""
+
+    data: bytes = field(default=b"", repr=False)
+    url: str = field(default="", repr=False, kw_only=True)
+    max_frames: int = field(default=0, kw_only=True)
+    field: str = "video"
+
+    def num_frames(self, limit: int) -> int:
+        """How many frames it stands for at most."""
+        return self.max_frames or limit
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -82,14 +97,14 @@ class Image:
 
 
 @dataclass(frozen=True, slots=True)
-class Message(Generic[Picture]):
+class Message(Generic[Picture_co]):
     """One turn: texts and pictures in the order in which the caller put them."""
 
     role: Role
-    content: tuple[str | Picture, ...]
+    content: tuple[str | Picture_co, ...]
 
-    def pictures(self) -> Iterator[Picture]:
-        """The pictures of this turn, in order."""
+    def pictures(self) -> Iterator[Picture_co]:
+        """The pictures of this turn, and its videos, in order."""
         return (part for part in self.content if not isinstance(part, str))
 
 
@@ -235,7 +250,7 @@ class ChatRequest:
     """What a door hands over. `model` is "" where the caller named none. Requests of the same
     `tenant` share caches and take turns with those of others."""
 
-    messages: tuple[Message[ImageRef], ...]
+    messages: tuple[Message[ImageRef | VideoRef], ...]
     sampling: SamplingParams = SamplingParams()
     model: str = ""
     tenant: str = ""

@@ -2,8 +2,9 @@
 
 from dataclasses import replace
 
-from vlserve import media
 from vlserve.bench.workload import Workload
+from vlserve.media import picture as decoder
+from vlserve.media.room import image
 from vlserve.types import ChatRequest, Image
 
 SEVERAL = Workload(image_sizes=((64, 48), (33, 7)), num_images=2, seed=3)
@@ -14,7 +15,7 @@ def pictures(request: ChatRequest) -> list[bytes]:
 
 
 def decoded(request: ChatRequest) -> list[Image]:
-    return [media.load(ref, 10_000) for message in request.messages for ref in message.pictures()]
+    return [image(decoder.decoded(data, 10_000)) for data in pictures(request)]
 
 
 def test_a_seed_makes_the_same_requests() -> None:

@@ -5,7 +5,7 @@ from typing import Final
 
 import numpy as np
 
-from vlserve import media
+from vlserve.media.picture import png
 from vlserve.types import ChatRequest, ImageRef, Message, Role, SamplingParams
 
 CELL: Final = 16  # pixels: a picture of random patches, which PNG makes small
@@ -56,4 +56,4 @@ class Workload:
         width, height = self.image_sizes[rng.integers(len(self.image_sizes))]
         cells = rng.integers(0, 256, (-(-height // CELL), -(-width // CELL), 3), np.uint8)
         pixels = cells.repeat(CELL, axis=0).repeat(CELL, axis=1)[:height, :width]
-        return media.png(np.ascontiguousarray(pixels))
+        return png(np.ascontiguousarray(pixels))

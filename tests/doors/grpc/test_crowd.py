@@ -8,10 +8,9 @@ import pytest
 
 from tests.doors.grpc.crowd import persistent
 from tests.doors.grpc.live import live, png, until
+from tests.pictures import digest
 from tests.scripted import ScriptedEngine
 from vlserve.doors.grpc.pb import vision_pb2 as pb
-from vlserve.media import load
-from vlserve.types import ImageRef
 
 # One event loop for all: grpc.aio holds on to the first one that it meets.
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -21,7 +20,7 @@ NUM_CLIENTS = 200
 async def test_two_hundred_clients_each_with_a_picture() -> None:
     engine = ScriptedEngine(num_slots=16, step_s=0.05)
     pictures = [png((i, 255 - i, 7), (40 + i, 30)) for i in range(NUM_CLIENTS)]
-    digests = [load(ImageRef(picture), 10_000).sha256 for picture in pictures]
+    digests = [digest(picture) for picture in pictures]
     async with live(engine, max_waiting=64) as house:
         outcomes = await asyncio.gather(
             *(
@@ -30,8 +29,8 @@ async def test_two_hundred_clients_each_with_a_picture() -> None:
             )
         )
         assert house.service.num_inside == 0
-    for i, (outcome, digest) in enumerate(zip(outcomes, digests, strict=True)):
-        assert outcome.text == f"{digest} n{i} "
+    for i, (outcome, expected) in enumerate(zip(outcomes, digests, strict=True)):
+        assert outcome.text == f"{expected} n{i} "
     refused = [outcome for outcome in outcomes if outcome.told_s]
     assert len(refused) > 50  # of at most 120: some come when others have gone
     once = sum(len(outcome.told_s) == 1 for outcome in refused)

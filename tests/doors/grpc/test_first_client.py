@@ -12,8 +12,6 @@ from PIL import Image
 from tests import pictures
 from tests.doors.grpc.live import live
 from vlserve.doors.grpc.pb import vision_pb2 as pb
-from vlserve.media import load
-from vlserve.types import ImageRef
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 PROTO = Path(__file__).parents[3] / "proto" / "vision.proto"
@@ -77,7 +75,7 @@ async def test_it_runs_unchanged(tmp_path: Path, proto: str) -> None:
     async with live() as house:
         port = house.door.address.rsplit(":", 1)[1]
         printed = await run(tmp_path, sys.executable, "-c", CLIENT.replace("50051", port))
-    digest = load(ImageRef(picture), 640 * 480).sha256
+    digest = pictures.digest(picture)
     assert printed == f"{digest} Describe the image \n"
 
 
@@ -87,7 +85,7 @@ async def test_a_five_megabyte_photo_is_answered() -> None:
     assert len(data) > 5_000_000
     async with live() as house:
         answer = await house.client.chat(pb.VisionRequest(image=data, prompt="p"))
-    assert answer.text == f"{load(ImageRef(data), 1300 * 1300).sha256} p "
+    assert answer.text == f"{pictures.digest(data)} p "
 
 
 async def test_stubs_of_our_file_and_the_package_live_in_one_process(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""ImageRef -> Image: the only room that decodes a byte, and the home of Pillow.
+"""An encoded picture -> its pixels, by Pillow. Runs in a process made for it (`worker.py`).
 
 What comes in is not trusted. The format is one of a short list, the size is read from the
 header and judged before a pixel is decoded, and what cannot be decoded whole is refused with a
@@ -12,19 +12,20 @@ Decisions, each tested:
 - an EXIF block that cannot be read is ignored: it says nothing about the pixels
 """
 
-import base64
-import hashlib
 import io
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image as Pillow
-from PIL import ImageCms, TiffImagePlugin, UnidentifiedImageError
+from PIL import ImageCms, ImageFile, TiffImagePlugin, UnidentifiedImageError
 
-from vlserve.errors import ServeError, invalid
-from vlserve.types import Image, ImageRef
+from vlserve.media.errors import Refused
+
+Pixels = npt.NDArray[np.uint8]
 
 FORMATS: Final = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
 
@@ -46,75 +47,76 @@ _WHITE: Final = (255, 255, 255)
 warnings.filterwarnings("error", category=Pillow.DecompressionBombWarning)
 
 
-def num_pixels(ref: ImageRef) -> int:
-    """Width times height by a picture's header; 0 where it has none, which `load` will say."""
-    try:
-        with Pillow.open(io.BytesIO(_encoded(ref)), formats=FORMATS) as picture:
-            return picture.width * picture.height
-    except Exception:  # a broken file makes Pillow raise nearly anything
-        return 0
+def num_pixels(data: bytes, max_pixels: int) -> int:
+    """Width times height by the header, from 1 to `max_pixels`. Raises Refused."""
+    with _damage_refused(max_pixels), _opened(data, max_pixels) as picture:
+        return picture.width * picture.height
 
 
-def load(ref: ImageRef, max_pixels: int) -> Image:
-    """Decode an untrusted picture of at most `max_pixels` (width times height) pixels.
+def decoded(data: bytes, max_pixels: int) -> Pixels:
+    """The picture in `data`, of at most `max_pixels` pixels (width times height).
 
-    May be called from several threads at once. Raises ServeError(INVALID_ARGUMENT) naming
-    `ref.field` for whatever is not one whole picture in one of FORMATS.
+    Raises Refused for whatever is not one whole picture in one of FORMATS, and MemoryError.
     """
-    if not _encoded(ref):
-        raise invalid(ref.field, "holds no data")
+    with _damage_refused(max_pixels):
+        return as_pixels(_loaded(data, max_pixels))
+
+
+def as_pixels(picture: Pillow.Image) -> Pixels:
+    """A loaded picture, or the frame at which it stands, as the decisions above have it.
+
+    Raises Refused for samples that have no eight bits to them.
+    """
+    if picture.mode in ("I", "F", "LAB"):
+        raise Refused("has a sample format that is not supported")
+    turn = _TURNS.get(_orientation(picture))
+    profile = picture.info.get("icc_profile")
+    colours, alpha = _without_alpha(picture)
+    # What is not needed any more is let go at each step: a large picture is in memory twice.
+    del picture
+    colours = _srgb(colours, profile)
+    upright = colours if alpha is None else _on_white(colours, alpha)
+    del colours, alpha
+    if turn is not None:
+        upright = upright.transpose(turn)
+    return np.asarray(upright)
+
+
+@contextmanager
+def _damage_refused(max_pixels: int) -> Iterator[None]:
     try:
-        stored = _decoded(ref, max_pixels)
-        turn = _TURNS.get(_orientation(stored))
-        colours, alpha = _without_alpha(stored)
-        upright = _on_white(_srgb(colours, stored.info.get("icc_profile")), alpha)
-        if turn is not None:
-            upright = upright.transpose(turn)
-    except (ServeError, MemoryError):  # running out of memory is our fault, not the caller's
+        yield
+    except (Refused, MemoryError):
         raise
     except (Pillow.DecompressionBombWarning, Pillow.DecompressionBombError):
-        raise _too_large(ref, max_pixels) from None
+        raise _too_large(max_pixels) from None
     except UnidentifiedImageError:
-        raise invalid(ref.field, f"is not a picture in one of {', '.join(FORMATS)}") from None
+        raise Refused(f"is not a picture in one of {', '.join(FORMATS)}") from None
     except Exception:  # a broken file makes Pillow raise nearly anything
-        raise invalid(ref.field, "is a picture that is damaged or cut short") from None
-    pixels = np.array(upright)
-    digest = hashlib.sha256(f"{upright.width}x{upright.height}:".encode())
-    digest.update(pixels.data)
-    return Image(pixels=pixels, sha256=digest.hexdigest())
+        raise Refused("is a picture that is damaged or cut short") from None
 
 
-def _encoded(ref: ImageRef) -> bytes:
-    """The picture's file, out of a `data:` URL where it is in one."""
-    if not ref.url:
-        return ref.data
-    head, comma, body = ref.url.partition(",")
-    if not (comma and head.startswith("data:") and head.endswith(";base64")):
-        raise invalid(ref.field, "must be a data: URL in base64")
-    try:
-        return base64.b64decode(body, validate=True)
-    except ValueError:
-        raise invalid(ref.field, "is not base64") from None
+def _too_large(max_pixels: int) -> Refused:
+    return Refused(f"has more than {max_pixels} pixels")
 
 
-def _too_large(ref: ImageRef, max_pixels: int) -> ServeError:
-    return invalid(ref.field, f"has more than {max_pixels} pixels")
-
-
-def _decoded(ref: ImageRef, max_pixels: int) -> Pillow.Image:
-    """The first frame as it was stored, judged by its header before it is decoded."""
-    picture = Pillow.open(io.BytesIO(_encoded(ref)), formats=FORMATS)
+def _opened(data: bytes, max_pixels: int) -> ImageFile.ImageFile:
+    """The first frame as it is stored, judged by its header and not decoded yet."""
+    picture = Pillow.open(io.BytesIO(data), formats=FORMATS)
     if picture.width < 1 or picture.height < 1:
-        raise invalid(ref.field, "has no pixels")
+        raise Refused("has no pixels")
     if picture.width * picture.height > max_pixels:
-        raise _too_large(ref, max_pixels)
-    picture.load()
-    if picture.mode in ("I", "F", "LAB"):
-        raise invalid(ref.field, "has a sample format that is not supported")
+        raise _too_large(max_pixels)
     return picture
 
 
-def png(pixels: npt.NDArray[np.uint8]) -> bytes:
+def _loaded(data: bytes, max_pixels: int) -> Pillow.Image:
+    picture = _opened(data, max_pixels)
+    picture.load()
+    return picture
+
+
+def png(pixels: Pixels) -> bytes:
     """uint8[height, width, 3] as a PNG file: what a client of ours sends."""
     file = io.BytesIO()
     Pillow.fromarray(pixels).save(file, "PNG", compress_level=1)
@@ -176,9 +178,7 @@ def _followed(colours: Pillow.Image, source: ImageCms.ImageCmsProfile) -> Pillow
     return followed
 
 
-def _on_white(colours: Pillow.Image, alpha: Pillow.Image | None) -> Pillow.Image:
-    if alpha is None:
-        return colours
+def _on_white(colours: Pillow.Image, alpha: Pillow.Image) -> Pillow.Image:
     ground = Pillow.new("RGB", colours.size, _WHITE)
     ground.paste(colours, mask=alpha)
     return ground

@@ -1,0 +1,342 @@
+"""The processes that decode, seen from the front: asked, waited for, and what they died of."""
+
+import asyncio
+import fcntl
+import logging
+import mmap
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from vlserve.errors import Code, ServeError
+from vlserve.media.errors import Refused
+from vlserve.media.wire import (
+    MAX_BYTES,
+    TOO_MUCH_MEMORY,
+    Answer,
+    Bounds,
+    Decoded,
+    Died,
+    Ready,
+    Refusal,
+    Size,
+    Task,
+    answer,
+    encoded,
+)
+
+WORKER: Final = "vlserve.media.worker"
+# Times that a picture is tried when its process is gone without a fault of its own.
+MAX_TRIES: Final = 2
+# Pictures that a process decodes before another takes its place: what leaks, leaks so often.
+MAX_USES: Final = 100
+# For a new process to say its first word, in s: the one that makes it may only start itself.
+START_S: Final = 20.0
+TOO_LONG: Final = "takes too long to decode"
+_LATE_SIGNALS: Final = (signal.SIGXCPU, signal.SIGALRM)
+_PIECE_BYTES: Final = 2**20
+# What is larger is mapped, which costs a descriptor for as long as somebody holds it.
+_COPIED_BYTES: Final = 2**22
+_END_S: Final = 2.0
+_SEALS: Final = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK
+_log = logging.getLogger(__name__)
+
+Pixels = npt.NDArray[np.uint8]
+
+
+class _Lost(Exception):  # noqa: N818  not an error of ours: a process is gone
+    """The process was gone before it answered, by no fault of the picture that is known."""
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """What is to be decoded: a tenant's bytes, as a video's frames where `max_frames` is above 0,
+    each of at most `max_pixels` pixels."""
+
+    data: bytes
+    max_pixels: int
+    max_frames: int = 0
+    tenant: str = ""
+
+
+@dataclass(slots=True, eq=False)
+class _Process:
+    """One that decodes, at the other end of `channel`, and for whom it did so last."""
+
+    channel: socket.socket
+    tenant: str | None = None
+    num_uses: int = 0
+
+    def is_there(self) -> bool:
+        """Whether it has not said that it ended. What is new may have said its first word."""
+        try:
+            self.channel.recv(1, socket.MSG_PEEK)
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
+        return self.num_uses == 0
+
+
+class Decoders:
+    """Processes that decode, `num` at a time, each a picture after the other and within `bounds`.
+
+    One decodes for one tenant alone, and not for ever: nothing of a picture is left for others.
+    """
+
+    def __init__(self, num: int, bounds: Bounds) -> None:
+        self._num = num
+        self._bounds = bounds
+        self._places = asyncio.Semaphore(num)
+        self._idle: list[_Process] = []
+        self._worker: subprocess.Popen[bytes] | None = None
+        self._control: socket.socket | None = None
+        self._is_closed = False
+
+    @property
+    def pid(self) -> int | None:
+        """The number of the process that makes the others, None while there is none."""
+        return self._worker.pid if self._worker else None
+
+    def start(self) -> None:
+        """Start all processes, where there are none. Does not wait for them."""
+        if self._worker is None:
+            self._start_worker()
+            self._idle += [self._made() for _ in range(self._num)]
+
+    def close(self) -> None:
+        """End all processes. Whoever waits for one, which nobody should, is told UNAVAILABLE."""
+        self._is_closed = True
+        self._end()
+
+    async def num_pixels(self, what: Encoded) -> int:
+        """The pixels of all frames, by the header alone. Raises as `frames` does."""
+        async with self._places:
+            found = await self._answer(what, only_size=True)
+        if not isinstance(found, Size):
+            raise _failed()
+        return found.num_pixels
+
+    async def frames(self, what: Encoded) -> list[Pixels]:
+        """The decoded frames, one of a picture: uint8[height, width, 3] each, read-only.
+
+        Raises Refused for what is not taken, and for what takes too much time or memory or ends
+        its process; ServeError(INTERNAL) where no process could decode it.
+        """
+        async with self._places:
+            found = await self._answer(what, only_size=False)
+        if not isinstance(found, list):
+            raise _failed()
+        return found
+
+    async def _answer(self, what: Encoded, *, only_size: bool) -> Ready | Size | list[Pixels]:
+        died: Died | None = None
+        for _ in range(MAX_TRIES):
+            process = self._taken(what.tenant)
+            is_kept = False
+            try:
+                found = await self._tried(process, what, only_size=only_size)
+                is_kept = not isinstance(found, Died) and found != Refusal(TOO_MUCH_MEMORY)
+            except _Lost as lost:
+                _log.warning("a process that decodes is gone: %s", lost)
+                continue
+            finally:
+                self._give_back(process, is_kept=is_kept)
+            match found:
+                case Refusal(reason):
+                    raise Refused(reason)
+                case Died(number):
+                    if number in _LATE_SIGNALS:
+                        raise Refused(TOO_LONG)
+                    died = found
+                    _log.error("a picture's process died of %s", _name(number))
+                    # Who kills is not known: the kernel out of memory, or somebody else.
+                    if number != signal.SIGKILL:
+                        break
+                case _:
+                    return found
+        if died is None:
+            raise _failed()
+        raise Refused("ends the process that decodes it")
+
+    async def _tried(
+        self, process: _Process, what: Encoded, *, only_size: bool
+    ) -> Ready | Size | list[Pixels] | Refusal | Died:
+        if process.num_uses == 0:
+            await self._meet(process)
+        task = encoded(Task(what.max_frames, what.max_pixels, only_size))
+        with _file("encoded") as source, _file("pixels") as pixels:
+            await _write(source, what.data)
+            try:
+                socket.send_fds(process.channel, [task], [source, pixels])
+            except OSError:
+                raise _Lost("it was gone before") from None
+            try:
+                found = await _heard(process, self._bounds.clock_s)
+            except TimeoutError:
+                raise Refused(TOO_LONG) from None
+            return _pixels_of(pixels, found.shapes) if isinstance(found, Decoded) else found
+
+    async def _meet(self, process: _Process) -> None:
+        """Wait for a new process's first word."""
+        try:
+            if isinstance(await _heard(process, START_S), Ready):
+                return
+        except TimeoutError:
+            self._end()  # who should make processes is of no use
+        raise _Lost("it did not start")
+
+    def _taken(self, tenant: str) -> _Process:
+        """A process for a tenant: its own, one that is fresh, or a new one."""
+        process = None
+        while process is None:
+            fit = [each for each in self._idle if each.tenant in (None, tenant)]
+            if not fit:
+                process = self._made()
+                break
+            last = max(fit, key=lambda each: each.tenant is not None)
+            self._idle.remove(last)
+            if last.is_there():
+                process = last
+            else:
+                last.channel.close()
+        process.tenant = tenant
+        return process
+
+    def _give_back(self, process: _Process, *, is_kept: bool) -> None:
+        """Where it is not kept its channel closes, and by that it ends."""
+        process.num_uses += 1
+        if is_kept and process.num_uses < MAX_USES and not self._is_closed:
+            self._idle.append(process)
+            process = self._idle[0]
+            if len(self._idle) <= self._num:
+                return
+            self._idle.remove(process)
+        process.channel.close()
+
+    def _made(self) -> _Process:
+        """A new process. Raises ServeError(UNAVAILABLE) once closed."""
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        ours.setblocking(False)
+        with theirs:
+            if self._is_closed:
+                ours.close()
+                raise ServeError(Code.UNAVAILABLE, "the server is shutting down", retry_after_s=1.0)
+            for _ in range(2):
+                control = self._control or self._start_worker()
+                try:
+                    socket.send_fds(control, [encoded(self._bounds)], [theirs.fileno()])
+                    break
+                except OSError:
+                    _log.error("the process that makes others is gone: a new one is started")
+                    self._kill()
+        return _Process(ours)
+
+    def _start_worker(self) -> socket.socket:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            self._worker = subprocess.Popen(  # noqa: S603  our own module
+                [sys.executable, "-P", "-m", WORKER, str(theirs.fileno())],
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                stdout=2,
+                start_new_session=True,
+            )
+        ours.setblocking(False)
+        self._control = ours
+        return ours
+
+    def _kill(self) -> None:
+        if self._worker is not None:
+            self._worker.kill()
+        self._end()
+
+    def _end(self) -> None:
+        worker, control = self._worker, self._control
+        self._worker = self._control = None
+        for process in self._idle:
+            process.channel.close()
+        self._idle.clear()
+        if worker is None or control is None:
+            return
+        control.close()  # whoever decodes is killed, then it ends
+        try:
+            worker.wait(_END_S)
+        except subprocess.TimeoutExpired:
+            worker.kill()
+            worker.wait()
+
+
+@contextmanager
+def _file(name: str) -> Iterator[int]:
+    """A file in memory without a path, for as long as the context and its holders last."""
+    fd = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+async def _heard(process: _Process, within_s: float) -> Answer:
+    """What it says. Raises TimeoutError, and _Lost for no word."""
+    try:
+        async with asyncio.timeout(within_s):
+            datagram = await asyncio.get_running_loop().sock_recv(process.channel, MAX_BYTES)
+    except TimeoutError:
+        raise
+    except OSError:
+        raise _Lost("it was gone before") from None
+    try:
+        return answer(datagram)
+    except ValueError:
+        raise _Lost("no word" if datagram else "there was none") from None
+
+
+async def _write(fd: int, data: bytes) -> None:
+    """In pieces, with the loop free in between."""
+    rest = memoryview(data)
+    while rest:
+        rest = rest[os.write(fd, rest[:_PIECE_BYTES]) :]
+        await asyncio.sleep(0)
+
+
+def _pixels_of(fd: int, shapes: list[tuple[int, int]]) -> list[Pixels]:
+    """The frames in a file. Raises _Lost where they are not what was said."""
+    sizes = [height * width * 3 for height, width in shapes]
+    if not sizes or min(sizes) <= 0 or sum(sizes) != os.fstat(fd).st_size:
+        raise _Lost("other pixels than it said")
+    if sum(sizes) <= _COPIED_BYTES:
+        everything = np.frombuffer(os.pread(fd, sum(sizes), 0), np.uint8)
+    else:
+        everything = np.frombuffer(_sealed(fd), np.uint8)
+    ends = np.cumsum(sizes)[:-1]
+    return [
+        part.reshape(height, width, 3)
+        for part, (height, width) in zip(np.split(everything, ends), shapes, strict=True)
+    ]
+
+
+def _sealed(fd: int) -> mmap.mmap:
+    """A file's content, which nobody can change from now on. It keeps a descriptor."""
+    try:
+        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _SEALS)
+    except OSError:  # somebody can still write to it
+        raise _Lost("pixels that may change") from None
+    return mmap.mmap(fd, 0, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ)
+
+
+def _name(number: int) -> str:
+    return signal.Signals(number).name if number else "an error"
+
+
+def _failed() -> ServeError:
+    return ServeError(Code.INTERNAL, "the request failed")

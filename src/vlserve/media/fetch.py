@@ -1,0 +1,124 @@
+"""Pictures by http and https, where that is switched on. Nothing about a URL is believed.
+
+What is judged is the address of each connection, in the moment in which it is made, on every hop:
+whatever a name resolves to, or a literal is spelled like, ends there.
+"""
+
+import asyncio
+import socket
+from typing import Any, Final
+
+import aiohttp
+from aiohttp.abc import AbstractCookieJar
+from yarl import URL
+
+from vlserve.media.address import is_public
+from vlserve.media.allowance import Allowance
+from vlserve.media.errors import Refused
+
+MAX_REDIRECTS: Final = 3
+_MAX_AT_ONCE: Final = 16
+_PIECE_BYTES: Final = 64 * 1024
+_MAX_URL: Final = 8192
+_MIB: Final = 2**20
+_HEADERS: Final = {
+    "User-Agent": "vlserve",
+    "Accept": "image/*, video/*",
+    "Accept-Encoding": "identity",
+}
+# One text for all, so that none tells what is there inside and what is not.
+_FAILED: Final = "could not be fetched"
+
+
+class Fetcher:
+    """Fetches within `max_s` and `max_bytes`, from `hosts` alone where any are given."""
+
+    def __init__(self, max_s: float, max_bytes: int, hosts: frozenset[str]) -> None:
+        self._max_s = max_s
+        self._max_bytes = max_bytes
+        self._hosts = hosts
+        self._turns = asyncio.Semaphore(_MAX_AT_ONCE)
+
+    async def fetched(self, url: str, allowance: Allowance) -> bytes:
+        """The body behind `url`, at most MAX_REDIRECTS redirects away, taken off `allowance`.
+
+        Raises Refused, with nothing in its text that the caller could not know.
+        """
+        try:
+            async with asyncio.timeout(self._max_s), self._turns, _session(self._max_s) as session:
+                target = self._judged(url)
+                for _ in range(MAX_REDIRECTS + 1):
+                    found = await self._asked(session, target, allowance)
+                    if isinstance(found, bytes):
+                        return found
+                    target = self._judged(found, target)
+        except TimeoutError:
+            raise Refused(f"could not be fetched within {self._max_s:g} s") from None
+        except (aiohttp.ClientError, OSError, ValueError):
+            raise Refused(_FAILED) from None
+        raise Refused(f"is more than {MAX_REDIRECTS} redirects away")
+
+    def _judged(self, url: str, base: URL | None = None) -> URL:
+        if len(url) > _MAX_URL or not url.isascii() or not url.isprintable() or "\\" in url:
+            raise Refused("is not a URL")
+        try:
+            target = base.join(URL(url)) if base else URL(url)
+            host, _ = target.host, target.port
+        except ValueError:
+            raise Refused("is not a URL") from None
+        if target.scheme not in ("http", "https") or not host:
+            raise Refused("must be an http: or https: URL")
+        if target.user is not None or target.password is not None:
+            raise Refused("must be a URL without a user and a password")
+        if self._hosts and host.lower().rstrip(".") not in self._hosts:
+            raise Refused("is not on a host that this server fetches from")
+        return target.with_fragment(None)
+
+    async def _asked(
+        self, session: aiohttp.ClientSession, url: URL, allowance: Allowance
+    ) -> bytes | str:
+        """The body, or where it is instead."""
+        async with session.get(url, allow_redirects=False) as response:
+            if response.status in (301, 302, 303, 307, 308):
+                return response.headers.get("Location", "")
+            if response.status != 200:
+                raise Refused(f"could not be fetched: its server answers {response.status}")
+            if response.headers.get("Content-Encoding", "identity").lower() != "identity":
+                raise Refused("is sent compressed, which was not asked for")
+            too_large = Refused(f"has more than {self._max_bytes // _MIB} MiB")
+            if (response.content_length or 0) > self._max_bytes:
+                raise too_large
+            body = bytearray()
+            async for piece in response.content.iter_chunked(_PIECE_BYTES):
+                allowance.take(len(piece))
+                body += piece
+                if len(body) > self._max_bytes:
+                    raise too_large
+            return bytes(body)
+
+
+def _session(max_s: float) -> aiohttp.ClientSession:
+    """One for each fetch: nothing is kept from one to the next."""
+    connector = aiohttp.TCPConnector(
+        socket_factory=_guarded_socket, use_dns_cache=False, force_close=True
+    )
+    return aiohttp.ClientSession(
+        connector=connector,
+        cookie_jar=_no_cookies(),
+        headers=_HEADERS,
+        timeout=aiohttp.ClientTimeout(total=max_s),
+        auto_decompress=False,
+        trust_env=False,  # no proxy, no .netrc
+    )
+
+
+def _no_cookies() -> AbstractCookieJar:
+    return aiohttp.DummyCookieJar()
+
+
+def _guarded_socket(address: Any) -> socket.socket:
+    """A socket for one connection. Raises OSError, before it exists, for what is not public."""
+    family, kind, protocol, _, sockaddr = address
+    if not is_public(str(sockaddr[0])):
+        raise OSError("not a public address")
+    return socket.socket(family, kind, protocol)

@@ -1,0 +1,72 @@
+"""Videos whose frames say their numbers, made by PyAV."""
+
+import io
+from collections.abc import Sequence
+from fractions import Fraction
+from typing import Any
+
+import av
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+Pixels = npt.NDArray[np.uint8]
+SIZE = (64, 48)
+BITS = 8  # a frame's number, each bit a black or white column
+
+
+def frame(number: int, size: tuple[int, int] = SIZE) -> Pixels:
+    """uint8[height, width, 3] that says `number`, also after it was coded."""
+    width, height = size
+    bits = [(number >> bit & 1) * 255 for bit in range(BITS)]
+    row = np.repeat(np.array(bits, np.uint8), -(-width // BITS))[:width]
+    return np.ascontiguousarray(np.broadcast_to(row[None, :, None], (height, width, 3)))
+
+
+def number(pixels: Pixels) -> int:
+    """What `frame` was given."""
+    width = pixels.shape[1]
+    step = -(-width // BITS)
+    middles = pixels[pixels.shape[0] // 2, step // 2 :: step, 0][:BITS]
+    return sum(int(value > 127) << bit for bit, value in enumerate(middles))
+
+
+def video(
+    num_frames: int = 30,
+    *,
+    container: str = "mp4",
+    codec: str = "libx264",
+    size: tuple[int, int] = SIZE,
+    rate: int = 10,
+    times: Sequence[int] | None = None,
+    options: dict[str, str] | None = None,
+    pix_fmt: str = "yuv420p",
+    **stream_fields: Any,
+) -> bytes:
+    """A video file. `times` are the frames' times in 1/`rate` s, one after the other by default."""
+    file = io.BytesIO()
+    with av.open(file, "w", format=container, options=options or {}) as out:
+        stream: Any = out.add_stream(codec, rate)
+        stream.width, stream.height = size
+        stream.pix_fmt = pix_fmt
+        stream.codec_context.time_base = Fraction(1, rate)
+        for name, value in stream_fields.items():
+            setattr(stream.codec_context, name, value)
+        for i in range(num_frames):
+            made = av.VideoFrame.from_ndarray(frame(i, size), format="rgb24").reformat(
+                format=pix_fmt
+            )
+            made.pts = times[i] if times else i
+            made.time_base = Fraction(1, rate)
+            out.mux(stream.encode(made))
+        out.mux(stream.encode())
+    return file.getvalue()
+
+
+def animation(kind: str, num_frames: int = 30, size: tuple[int, int] = SIZE) -> bytes:
+    """A GIF, PNG or WEBP whose frames say their numbers."""
+    frames = [Image.fromarray(frame(i, size)) for i in range(num_frames)]
+    file = io.BytesIO()
+    how: dict[str, Any] = {"lossless": True} if kind == "WEBP" else {}
+    frames[0].save(file, kind, save_all=True, append_images=frames[1:], duration=100, **how)
+    return file.getvalue()

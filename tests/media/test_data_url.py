@@ -1,0 +1,93 @@
+"""data: URLs as RFC 2397 has them, and nothing beside."""
+
+import asyncio
+import base64
+
+import pytest
+
+from vlserve.media import data_url
+from vlserve.media.errors import Refused
+
+DATA = bytes(range(256)) * 3
+BODY = base64.b64encode(DATA).decode()
+GOOD = {
+    "data:image/png;base64," + BODY: DATA,
+    "data:;base64," + BODY: DATA,
+    "DATA:image/PNG;BASE64," + BODY: DATA,
+    "data:image/png;name=a.png;charset=x;base64," + BODY: DATA,
+    "data:image/png;base64," + BODY.replace("+", "%2B").replace("/", "%2f"): DATA,
+    "data:image/png;base64,QQ%3D%3D": b"A",
+    "data:text/plain,a%20b%00%ff": b"a b\x00\xff",
+    "data:,": b"",
+    "data:;base64,": b"",
+    "data:nonsense;base64,QUI=": b"AB",
+}
+BAD = [
+    "data:",
+    "data:image/png;base64",
+    "data:image/png;base64,QQ",
+    "data:image/png;base64,QQ=",
+    "data:image/png;base64,QQ===",
+    "data:image/png;base64,QQ==QQ==",
+    "data:image/png;base64,Q Q==",
+    "data:image/png;base64,QQ==\n",
+    "data:image/png;base64,\nQQ==",
+    "data:image/png;base64,-_-_",
+    "data:image/png;base64,=QQ=",
+    "data:image/png;base64,Q",
+    "data:image/png;base64,data:image/png;base64,QQ==",
+    "data:image/png;base64,\u0391\u0391==",
+    "data:image/png;base64,QQ%0A==",
+    "data:" + "x" * 2000 + ";base64,QQ==",
+    "data:image/png;base64," + "QUJD" * 2**18 + "QQ==" + "QUJD",
+]
+
+
+@pytest.mark.parametrize("url", GOOD)
+async def test_what_it_holds(url: str) -> None:
+    assert await data_url.decoded(url) == GOOD[url]
+
+
+@pytest.mark.parametrize("url", BAD, ids=range(len(BAD)))
+async def test_what_is_none_is_refused(url: str) -> None:
+    with pytest.raises(Refused):
+        await data_url.decoded(url)
+
+
+@pytest.mark.parametrize("length", [3 * 2**18 - 1, 3 * 2**18, 3 * 2**18 + 1, 5_000_000])
+async def test_long_ones_come_in_pieces(length: int) -> None:
+    data = (DATA * (length // len(DATA) + 1))[:length]
+    url = "data:;base64," + base64.b64encode(data).decode()
+    assert await data_url.decoded(url) == data
+    padded_inside = url[: 13 + 2**20 - 1] + "=" + url[13 + 2**20 :]
+    if length > 3 * 2**18:
+        with pytest.raises(Refused):
+            await data_url.decoded(padded_inside)
+
+
+async def test_the_loop_is_free_while_a_long_one_is_decoded() -> None:
+    url = "data:;base64," + base64.b64encode(bytes(48 << 20)).decode()
+    loop = asyncio.get_running_loop()
+    longest_s = last_s = 0.0
+
+    async def watch() -> None:
+        nonlocal longest_s, last_s
+        last_s = loop.time()
+        while True:
+            await asyncio.sleep(0)
+            longest_s = max(longest_s, loop.time() - last_s)
+            last_s = loop.time()
+
+    watching = asyncio.create_task(watch())
+    await asyncio.sleep(0)
+    begin_s = loop.time()
+    assert len(await data_url.decoded(url)) == 48 << 20
+    whole_s = loop.time() - begin_s
+    watching.cancel()
+    print(f"64 MB of base64 in {whole_s * 1e3:.0f} ms, the loop away for {longest_s * 1e3:.0f} ms")
+    assert longest_s < max(0.05, whole_s / 2)
+
+
+async def test_escapes_are_bounded() -> None:
+    with pytest.raises(Refused, match="use plain base64"):
+        await data_url.decoded("data:," + "%41" * data_url.MAX_ESCAPED)

@@ -1,0 +1,84 @@
+"""No URL reaches a listener that is not the public's, however it is spelled or led there."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.media import web
+from vlserve.errors import ServeError
+from vlserve.media.address import is_public
+from vlserve.media.room import MediaRoom
+from vlserve.settings import LimitSettings, MediaSettings
+from vlserve.types import ImageRef, VideoRef
+
+ROOT = Path(__file__).parents[2]
+PROXIES = {"HTTP_PROXY": "http://127.0.0.1:81", "http_proxy": "http://127.0.0.1:81"}
+
+
+def trial(*arguments: str) -> dict[str, Any]:
+    result = subprocess.run(
+        ["unshare", "-rn", sys.executable, "-m", "tests.media.web", *arguments],
+        cwd=ROOT,
+        env={"PYTHONPATH": ":".join([*sys.path, str(ROOT)]), "PATH": "/usr/sbin:/usr/bin:/bin"}
+        | PROXIES,
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    found: dict[str, Any] = json.loads(result.stdout.splitlines()[-1])
+    return found
+
+
+def test_nothing_inside_is_reached() -> None:
+    found = trial()
+    print(
+        f"hostile tried {found['tried']}, refused {found['refused']}, inside {found['inside']};"
+        f" good {found['good']} of {len(web.GOOD)}; bodies {found['bodies']} of {len(web.BODIES)}"
+    )
+    assert found["wrong"] == []
+    assert found["tried"] == found["refused"] >= 38 * 2
+    assert found["inside"] == 0
+    assert found["good"] == len(web.GOOD)
+    assert found["bodies"] == len(web.BODIES)
+    # Nothing of the inside is told, and nothing of ours is sent.
+    assert not [text for text in found["texts"] if "127." in text or "address" in text]
+    assert found["headers"] == ["accept", "accept-encoding", "connection", "host", "user-agent"]
+    assert found["hosts"] == {
+        "http://good.example/p.png": 1,
+        "http://other.example/p.png": "is not on a host that this server fetches from",
+        web.GOOD[3]: "is not on a host that this server fetches from",
+    }
+
+
+def test_without_the_guard_the_inside_is_reached() -> None:
+    """The control."""
+    found = trial("unguarded")
+    print(f"unguarded: hostile tried {found['tried']}, inside {found['inside']}")
+    assert found["inside"] > 30
+
+
+@pytest.mark.parametrize("url", ["http://good.example/p.png", "HTTPS://good.example/p.png"])
+async def test_it_is_switched_off_unless_it_is_switched_on(url: str) -> None:
+    room = MediaRoom(MediaSettings(), LimitSettings())
+    for ref in (ImageRef(url=url, field="there"), VideoRef(url=url, field="there")):
+        with pytest.raises(ServeError, match=r"there: .* switched off here \(media.fetch_urls\)"):
+            await room.sources([ref], "")
+
+
+@pytest.mark.parametrize("address", web.PUBLIC)
+def test_what_is_public(address: str) -> None:
+    assert is_public(address)
+
+
+@pytest.mark.parametrize(
+    "address",
+    [*web.PRIVATE, "127.0.0.1", "::1", "::", "::ffff:8.8.8.8", "0.0.0.1", "", "name", "1.2.3"],
+)
+def test_what_is_not(address: str) -> None:
+    assert not is_public(address)

@@ -1,0 +1,195 @@
+"""From what a request refers to, to what the engine is given, through the hall."""
+
+import asyncio
+import base64
+import hashlib
+import os
+import signal
+import time
+from collections.abc import AsyncIterator
+from contextlib import aclosing, asynccontextmanager
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from tests import pictures
+from tests.media import clips
+from tests.scripted import ScriptedEngine
+from vlserve.errors import Code, ServeError
+from vlserve.service import Service
+from vlserve.settings import LimitSettings, MediaSettings
+from vlserve.types import ChatRequest, ImageRef, Message, Role, VideoRef
+
+PNG = pictures.kinds()["png rgb"]
+DIGEST = pictures.digest(PNG)
+
+
+@asynccontextmanager
+async def opened(
+    engine: ScriptedEngine | None = None, media: MediaSettings | None = None, **limits: Any
+) -> AsyncIterator[Service]:
+    service = Service(engine or ScriptedEngine(), LimitSettings(**limits), media)
+    service.open()
+    try:
+        yield service
+    finally:
+        service.close()
+
+
+def request(*content: str | ImageRef | VideoRef, tenant: str = "") -> ChatRequest:
+    return ChatRequest((Message(Role.USER, content),), tenant=tenant)
+
+
+async def text(service: Service, wanted: ChatRequest) -> str:
+    return "".join([chunk.text async for chunk in service.chat(wanted)])
+
+
+async def refused(service: Service, wanted: ChatRequest) -> ServeError:
+    with pytest.raises(ServeError) as error:
+        await text(service, wanted)
+    assert error.value.code is Code.INVALID_ARGUMENT
+    return error.value
+
+
+async def test_a_picture_comes_as_bytes_as_a_data_url_and_as_an_upload() -> None:
+    async with opened() as service:
+        reference = await service.upload(PNG, "key")
+        assert reference == f"sha256:{hashlib.sha256(PNG).hexdigest()}"
+        url = "data:image/png;base64," + base64.b64encode(PNG).decode()
+        for ref in (ImageRef(PNG), ImageRef(url=url), ImageRef(url=reference)):
+            assert await text(service, request(ref, "x", tenant="key")) == f"{DIGEST} x "
+
+
+async def test_an_upload_is_its_tenants_own() -> None:
+    media = MediaSettings(keep_uploads_s=0.2, uploads_mib=1)
+    async with opened(media=media) as service:
+        reference = await service.upload(PNG, "key")
+        ref = ImageRef(url=reference, field="messages[0].content[0]")
+        for tenant in ("other", ""):
+            error = await refused(service, request(ref, "x", tenant=tenant))
+            assert error.field == "messages[0].content[0]"
+        assert await text(service, request(ref, "x", tenant="key"))
+        await asyncio.sleep(0.25)
+        error = await refused(service, request(ref, "x", tenant="key"))
+        assert error.message == "is a reference that is not known here: it may have expired"
+        for data in (b"", bytes(2 << 20)):
+            with pytest.raises(ServeError) as too_much:
+                await service.upload(data, "key")
+            assert too_much.value.field == "file"
+
+
+@pytest.mark.parametrize(
+    ("ref", "message"),
+    [
+        (ImageRef(b""), "holds no data"),
+        (ImageRef(url="data:,"), "holds no data"),
+        (ImageRef(url="data:;base64,!"), "is not base64"),
+        (ImageRef(url="file:///etc/passwd"), "must be a data:, sha256:, http: or https: URL"),
+        (ImageRef(url="sha256:0"), "is a reference that is not known here: it may have expired"),
+        (ImageRef(b"nothing"), "is not a picture in one of PNG, JPEG, WEBP, GIF, BMP, TIFF"),
+        (VideoRef(PNG[:50]), "is a video that is damaged or cut short"),
+        (VideoRef(PNG, max_frames=9), "must ask for at most 8 frames"),
+        (VideoRef(PNG, max_frames=-1), "must ask for at most 8 frames"),
+    ],
+)
+async def test_what_cannot_be_had_is_refused_by_name(ref: Any, message: str) -> None:
+    async with opened() as service:
+        error = await refused(service, request("a", ref, "b"))
+    assert (error.field, error.message) == (ref.field, message)
+
+
+async def test_a_video_is_some_of_its_frames_in_order() -> None:
+    engine = ScriptedEngine()
+    async with opened(engine) as service:
+        clip = clips.video(num_frames=30)
+        answer = await text(service, request(ImageRef(PNG), VideoRef(clip, max_frames=4), "x"))
+        assert answer.endswith("x ")
+        images = list(engine.seen[0].messages[0].pictures())
+        assert len(images) == 5
+        assert images[0].sha256 == DIGEST
+        assert [clips.number(image.pixels) for image in images[1:]] == [3, 11, 18, 26]
+
+
+async def test_frames_count_as_pictures() -> None:
+    video = VideoRef(clips.video(num_frames=30), field="clip")
+    async with opened(max_images=10) as service:
+        assert await text(service, request(video, ImageRef(PNG), ImageRef(PNG), "x"))
+        error = await refused(service, request(ImageRef(PNG), video, *[ImageRef(PNG)] * 2, "x"))
+        assert (error.field, error.message) == ("image", "a request may hold at most 10 pictures")
+        error = await refused(service, request(video, video, "x"))
+        assert error.field == "clip"
+
+
+async def test_the_first_picture_does_not_wait_where_it_was_warmed() -> None:
+    seconds = {}
+    for is_warm in (False, True):
+        async with opened() as service:
+            if is_warm:
+                service.warm()
+                await asyncio.sleep(3)
+            begin_s = time.monotonic()
+            await text(service, request(ImageRef(PNG), "x"))
+            seconds[is_warm] = time.monotonic() - begin_s
+    print(f"first picture after {seconds[True] * 1e3:.0f} ms, not warmed {seconds[False]:.2f} s")
+    assert seconds[True] < seconds[False] / 2
+
+
+async def test_a_large_picture_and_many_broken_ones_hold_up_nobody() -> None:
+    """9000 x 9000 and 200 that are cut, while others are answered."""
+    large = pictures.encoded(Image.new("RGB", (9000, 9000), (9, 8, 7)), "PNG")
+    photo = pictures.encoded(Image.fromarray(pictures.scene((640, 480))), "JPEG", quality=90)
+    cut = [photo[: 200 + i * 50] for i in range(200)]
+    engine = ScriptedEngine(num_slots=8, step_s=0.02)
+    longest_s = 0.0
+    gaps: list[float] = []
+
+    async def watch() -> None:
+        nonlocal longest_s
+        while True:
+            begin_s = time.monotonic()
+            await asyncio.sleep(0.005)
+            longest_s = max(longest_s, time.monotonic() - begin_s - 0.005)
+
+    async def stream(service: Service) -> None:
+        last_s = time.monotonic()
+        async with aclosing(service.chat(request("word " * 60))) as chunks:
+            async for _ in chunks:
+                gaps.append(time.monotonic() - last_s)
+                last_s = time.monotonic()
+
+    async with opened(engine, max_image_pixels=85_000_000, max_waiting=400) as service:
+        assert await text(service, request(ImageRef(photo), "x"))
+        watching = asyncio.create_task(watch())
+        streams = [asyncio.create_task(stream(service)) for _ in range(6)]
+        await asyncio.sleep(0.1)
+        gaps.clear()
+        whole = asyncio.create_task(text(service, request(ImageRef(large), "x")))
+        found = await asyncio.gather(
+            *(text(service, request(ImageRef(data), "x")) for data in cut), return_exceptions=True
+        )
+        answer = await whole
+        watching.cancel()
+        await asyncio.gather(*streams)
+    num_refused = sum(
+        isinstance(error, ServeError) and error.code is Code.INVALID_ARGUMENT for error in found
+    )
+    print(
+        f"cut tried {len(cut)}, refused {num_refused}; loop away for {longest_s * 1e3:.0f} ms,"
+        f" longest gap of 6 streams {max(gaps) * 1e3:.0f} ms at a step of 20 ms"
+    )
+    assert num_refused == len(cut)
+    assert answer.endswith("x ")
+    assert longest_s < 0.25
+
+
+async def test_an_answer_comes_though_the_worker_is_killed() -> None:
+    async with opened() as service:
+        assert await text(service, request(ImageRef(PNG), "x"))
+        pid = service._media._decoders.pid
+        assert pid is not None
+        os.kill(pid, signal.SIGKILL)
+        for tenant in ("", *"abcdef"):  # those that were made go on, others are made anew
+            answer = await text(service, request(ImageRef(PNG), "x", tenant=tenant))
+            assert answer == f"{DIGEST} x "
+        assert service._media._decoders.pid != pid
