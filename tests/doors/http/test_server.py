@@ -94,12 +94,12 @@ BAD_BODIES: list[tuple[bytes, str | None]] = [
         "max_tokens",
     ),
     (json.dumps({f"k{i}": 1 for i in range(200_000)}).encode(), None),
-    (json.dumps({"messages": [{}] * 200_000}).encode(), "messages[0].role"),
+    (json.dumps({"messages": [{}] * 200_000}).encode(), "messages"),
     (
         json.dumps(
             {"messages": [user("a")], "logit_bias": {str(i): "x" for i in range(100_000)}}
         ).encode(),
-        "logit_bias.0",
+        "logit_bias",
     ),
 ]
 
@@ -217,7 +217,7 @@ async def test_stopping_cuts_off_what_still_runs() -> None:
         await house.http.stop()
         assert time.monotonic() - begin_s < 3
         assert house.service.num_inside == 0
-        with pytest.raises(OSError, match="refused"):
+        with pytest.raises(OSError, match="failed"):
             await house.connect()
         writer.close()
 

@@ -384,7 +384,8 @@ async def test_refusals_name_the_callers_field(is_stream: bool) -> None:
     print(f"tried {len(REFUSED)}, held {len(REFUSED)}")
 
 
-async def test_an_answer_that_nobody_reads_is_not_made_on() -> None:
+async def test_an_answer_that_nobody_reads_is_hung_up_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vlserve.doors.http.server._READ_GRACE_S", 0.2)
     async with live(ScriptedEngine(), timeout_s=1.0) as house:
         reader, writer = await house.connect()
         body = json.dumps({"messages": [user("flood")], "stream": True}).encode()
@@ -394,7 +395,7 @@ async def test_an_answer_that_nobody_reads_is_not_made_on() -> None:
         num_steps = house.engine.num_steps
         await asyncio.sleep(0.2)
         assert house.engine.num_steps == num_steps  # nothing is made that nobody takes
-        await until(lambda: house.service.num_inside == 0, within_s=8)
+        await until(lambda: house.service.num_inside == 0, within_s=4)
         writer.close()
         del reader
 

@@ -180,14 +180,19 @@ def _path(location: Sequence[str | int], body: object, *, is_missing: bool) -> s
     """`messages[0].content` out of pydantic's location, which also holds the names of a union's
     members: what is not in the body is none of the caller's."""
     path, here = "", body
+    is_tagged = False  # a union's member is named once, before what is in it
     for i, step in enumerate(location):
         is_last = i + 1 == len(location)
         if isinstance(here, list) and isinstance(step, int) and step < len(here):
             path, here = f"{path}[{step}]", here[step]
-        elif isinstance(here, dict) and step == here.get("type") and not is_last:
+        elif isinstance(here, dict) and step == here.get("type") and not (is_tagged or is_last):
+            is_tagged = True
             continue
         elif isinstance(here, dict) and step in here:
             path, here = f"{path}.{step}", here[step]
         elif is_missing and is_last:
             path = f"{path}.{step}"
+        else:
+            continue
+        is_tagged = False
     return path.removeprefix(".")

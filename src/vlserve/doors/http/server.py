@@ -9,6 +9,7 @@ from typing import Any, Final
 from fastapi import APIRouter
 from hypercorn.asyncio import serve
 from hypercorn.config import Config
+from starlette.types import Receive, Scope, Send
 
 from vlserve.doors.http.application import application
 from vlserve.doors.http.health import Readiness
@@ -46,6 +47,7 @@ class HttpDoor:
         self._port = 0
         self._closing = asyncio.Event()
         self._serving: asyncio.Task[None] | None = None
+        self._running: set[asyncio.Task[Any]] = set()
 
     @property
     def address(self) -> str:
@@ -64,12 +66,12 @@ class HttpDoor:
         config.bind = [f"fd://{listening.detach()}"]
         config.backlog = _BACKLOG
         config.errorlog = _LOG
-        config.graceful_timeout = _CLOSE_GRACE_S
+        config.graceful_timeout = 2 * _CLOSE_GRACE_S
         config.include_server_header = False
         config.keep_alive_timeout = _HEADER_S
         config.h11_max_incomplete_size = _HEADER_BYTES
         config.h2_max_header_list_size = _HEADER_BYTES
-        app: Any = self._app  # hypercorn has its own types for what ASGI says
+        app: Any = self._answer  # hypercorn has its own types for what ASGI says
         self._serving = asyncio.create_task(serve(app, config, shutdown_trigger=self._closing.wait))
 
     async def announce(self, *, is_serving: bool) -> None:
@@ -79,8 +81,21 @@ class HttpDoor:
     async def stop(self) -> None:
         """Close the connections. Calls that still run are cut off after a second."""
         self._closing.set()
+        if self._running:
+            await asyncio.wait(self._running, timeout=_CLOSE_GRACE_S)
+        for task in self._running:
+            task.cancel()
         if self._serving is not None:
             await self._serving
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One request, in a task of its own, or the server's own beginning and end."""
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101  this is a coroutine
+        if scope["type"] != "lifespan":
+            self._running.add(task)
+            task.add_done_callback(self._running.discard)
+        await self._app(scope, receive, send)
 
     def _unread_s(self) -> float:
         return self._limits.timeout_s + _READ_GRACE_S

@@ -218,13 +218,15 @@ def _top_k(said: int | None) -> int:
     return 0 if said in (None, _OFF) else said
 
 
-def _logit_bias(said: dict[str, float]) -> dict[int, float]:
+def _logit_bias(said: dict[str, Any]) -> dict[int, float]:
     biases = {}
     for key, bias in said.items():
         if not (key.isascii() and key.isdigit() and len(key) <= len(str(MAX_TOKEN_ID))):
             raise invalid("logit_bias", "each name must be a token id")
         if (token_id := int(key)) > MAX_TOKEN_ID:
             raise invalid("logit_bias", "each name must be a token id")
+        if isinstance(bias, bool) or not isinstance(bias, int | float):
+            raise invalid("logit_bias", "each must be a number")
         biases[token_id] = bias
     return biases
 

@@ -44,8 +44,9 @@ def chat_request(body: ResponseRequest, limits: LimitSettings) -> ChatRequest:
 
     Raises ServeError(INVALID_ARGUMENT) naming a field of ours, for `callers_field`.
     """
+    turns: list[Message[ImageRef]]
     if isinstance(body.input, str):
-        turns = [Message[ImageRef](Role.USER, (body.input,))]
+        turns = [Message(Role.USER, (body.input,))]
     else:
         turns = _turns(body.input)
     if body.instructions:

@@ -2,8 +2,9 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, Discriminator, Field, Tag
+from pydantic import BaseModel, Field, Tag
 
+from vlserve.doors.http.said import Said, Text
 from vlserve.doors.openai.answers import TokenLogprobs
 from vlserve.doors.openai.schema import (
     IGNORED,
@@ -12,7 +13,6 @@ from vlserve.doors.openai.schema import (
     InputImagePart,
     JsonObjectFormat,
     JsonSchema,
-    Said,
     told,
 )
 from vlserve.types import MAX_PARTS, MAX_TOP_LOGPROBS
@@ -22,14 +22,14 @@ class InputText(Said):
     """A text of the caller."""
 
     type: Literal["input_text"]
-    text: str
+    text: Text
 
 
 class OutputTextInput(Said):
     """A text that was an answer."""
 
     type: Literal["output_text"]
-    text: str
+    text: Text
     annotations: Annotated[list[Any], Field(max_length=0)] | None = None
     logprobs: list[Any] | None = Field(None, description=IGNORED)
 
@@ -44,7 +44,7 @@ class InputMessage(Said):
     type: Literal["message"] | None = None
     role: Literal["system", "developer", "user", "assistant"]
     content: Annotated[
-        Annotated[str, Tag("text")] | Annotated[InputParts, Tag("object")], EitherForm
+        Annotated[Text, Tag("text")] | Annotated[InputParts, Tag("object")], EitherForm
     ]
     id: str | None = Field(None, description=IGNORED)
     status: str | None = Field(None, description=IGNORED)
@@ -71,20 +71,16 @@ class ResponseStreamOptions(Said):
     include_obfuscation: bool | None = Field(None, description=IGNORED)
 
 
-def _form(value: object) -> str:
-    return "text" if isinstance(value, str) else "items"
-
-
 class ResponseRequest(Said):
     """A question: a text, or the turns of a conversation, and how to answer."""
 
     input: Annotated[
-        Annotated[str, Tag("text")]
-        | Annotated[list[InputMessage], Field(max_length=MAX_PARTS), Tag("items")],
-        Discriminator(_form),
+        Annotated[Text, Tag("text")]
+        | Annotated[list[InputMessage], Field(max_length=MAX_PARTS), Tag("object")],
+        EitherForm,
     ]
     model: str | None = Field(None, description="a name out of /v1/models; left out: the one here")
-    instructions: str | None = told("what the system says first")
+    instructions: Text | None = told("what the system says first")
     max_output_tokens: int | None = told("longest answer in tokens; left out: 200", minimum=1)
     temperature: float | None = told("left out: 0, which is greedy", minimum=0, maximum=2)
     top_p: float | None = told("left out: 1, which is off", exclusiveMinimum=0, maximum=1)
@@ -103,7 +99,7 @@ class ResponseRequest(Said):
     truncation: Literal["disabled"] | None = told("only disabled")
     parallel_tool_calls: bool | None = told(IGNORED)
     store: bool | None = told("ignored: nothing is stored")
-    metadata: dict[str, Any] | None = told("given back as it came")
+    metadata: dict[Text, Text] | None = told("given back as it came")
     service_tier: str | None = told(IGNORED)
     user: str | None = told(IGNORED)
     safety_identifier: str | None = told(IGNORED)
@@ -181,7 +177,7 @@ class ResponseObject(BaseModel):
     incomplete_details: IncompleteDetails | None = None
     instructions: str | None
     max_output_tokens: int
-    metadata: dict[str, Any]
+    metadata: dict[str, str]
     model: str
     output: list[OutputMessage]
     parallel_tool_calls: bool = False

@@ -6,8 +6,9 @@ here are told, not held.
 
 from typing import Annotated, Any, Final, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic import Discriminator, Field, Tag
 
+from vlserve.doors.http.said import Said, Text
 from vlserve.types import (
     MAX_ANSWERS,
     MAX_BIASED_TOKENS,
@@ -20,27 +21,13 @@ from vlserve.types import (
     MAX_TOP_LOGPROBS,
 )
 
-_MAX_FIELDS: Final = 256  # far more than any object here has: pydantic lists each that is wrong
 IGNORED: Final = "ignored"
 ImageDetail = Literal["auto", "low", "high", "original"]
 TokenId = Annotated[int, Field(ge=0, le=MAX_TOKEN_ID)]
 T = TypeVar("T")
 
 
-class Said(BaseModel):
-    """An object as the caller wrote it: nothing in it is of another type or unknown."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _few_fields(cls, value: object) -> object:
-        if isinstance(value, dict) and len(value) > _MAX_FIELDS:
-            raise ValueError(f"must hold at most {_MAX_FIELDS} fields")
-        return value
-
-
-def told(text: str, **bounds: float) -> Any:
+def told(text: str, **bounds: Any) -> Any:
     """An optional field with bounds for the document alone."""
     return Field(None, description=text, json_schema_extra=dict(bounds))
 
@@ -65,7 +52,7 @@ class TextPart(Said):
     """A text."""
 
     type: Literal["text"]
-    text: str
+    text: Text
 
 
 class ImagePart(Said):
@@ -98,7 +85,7 @@ class ChatMessage(Said):
         description="developer is another word for system"
     )
     content: Annotated[
-        Annotated[str, Tag("text")] | Annotated[ChatParts, Tag("object")], EitherForm
+        Annotated[Text, Tag("text")] | Annotated[ChatParts, Tag("object")], EitherForm
     ]
     name: str | None = Field(None, description=IGNORED)
     refusal: None = None
@@ -111,8 +98,8 @@ class ChatMessage(Said):
 class JsonSchema(Said):
     """A schema that the answer is held to, strictly, whatever `strict` says."""
 
-    name: str | None = Field(None, description=IGNORED)
-    description: str | None = Field(None, description=IGNORED)
+    name: Text | None = Field(None, description=IGNORED)
+    description: Text | None = Field(None, description=IGNORED)
     schema_: dict[str, Any] = Field(alias="schema")
     strict: bool | None = Field(None, description=IGNORED)
 
@@ -144,7 +131,7 @@ ResponseFormat = Annotated[
 class StructuredOutputs(Said):
     """What the answer must be, as vLLM writes it: one of these."""
 
-    json_: dict[str, Any] | str | None = Field(None, alias="json", description="a JSON schema")
+    json_: dict[str, Any] | Text | None = Field(None, alias="json", description="a JSON schema")
     regex: str | None = Field(None, description="in the syntax of Rust's regex crate")
     choice: list[str] | None = Field(None, description="one of these texts")
     json_object: bool | None = Field(None, description="any JSON object")
@@ -167,7 +154,7 @@ class ChatCompletionRequest(Said):
     temperature: float | None = told("left out: 0, which is greedy", minimum=0, maximum=2)
     top_p: float | None = told("left out: 1, which is off", exclusiveMinimum=0, maximum=1)
     n: int | None = told("so many answers", minimum=1, maximum=MAX_ANSWERS)
-    stop: str | list[str] | None = told(
+    stop: Text | list[Text] | None = told(
         f"each ends the answer and is not part of it; at most {MAX_STOP_STRINGS} of 1 to"
         f" {MAX_STOP_CHARACTERS} characters",
         minLength=1,
@@ -175,10 +162,16 @@ class ChatCompletionRequest(Said):
         maxItems=MAX_STOP_STRINGS,
     )
     seed: int | None = told("makes a sampled answer repeatable", minimum=0, maximum=MAX_SEED)
-    presence_penalty: float | None = told("", minimum=-2, maximum=2)
-    frequency_penalty: float | None = told("", minimum=-2, maximum=2)
-    logit_bias: dict[str, float] | None = told(
-        "token id to what is added to its score, -100 to 100", maxProperties=MAX_BIASED_TOKENS
+    presence_penalty: float | None = told(
+        "taken off the score of a token that the answer holds", minimum=-2, maximum=2
+    )
+    frequency_penalty: float | None = told(
+        "and once more for each time it does", minimum=-2, maximum=2
+    )
+    logit_bias: dict[str, Any] | None = told(
+        "token id to what is added to its score, -100 to 100",
+        maxProperties=MAX_BIASED_TOKENS,
+        additionalProperties={"type": "number"},
     )
     logprobs: bool | None = told("with each token, how likely the model found it")
     top_logprobs: int | None = told(

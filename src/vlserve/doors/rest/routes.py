@@ -7,12 +7,13 @@ from contextlib import aclosing
 from typing import Any, Final
 
 from fastapi import APIRouter, Request
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 from starlette.datastructures import FormData, UploadFile
 from starlette.responses import Response
 
 from vlserve.doors.http.answers import TimedAnswer, unless_gone, whole
 from vlserve.doors.http.errors import CALL_REFUSALS, ErrorDetail, body_of, fields_named, misfit
+from vlserve.doors.http.said import Said, Text
 from vlserve.errors import Code, ServeError, invalid
 from vlserve.service import Service
 from vlserve.settings import LimitSettings
@@ -24,18 +25,14 @@ _FORM: Final = "multipart/form-data"
 _FORM_FIELDS: Final = ("image", "prompt")
 
 
-class _Said(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
-
-
-class PictureQuestion(_Said):
+class PictureQuestion(Said):
     """A picture, and what to do with it."""
 
     image_data: str = Field(description="an encoded picture in base64, or a data: URL of it")
-    prompt: str = Field(DEFAULT_PROMPT, min_length=1)
+    prompt: Text = Field(DEFAULT_PROMPT, min_length=1)
 
 
-class PictureQuestions(_Said):
+class PictureQuestions(Said):
     """Pictures, each with a question of its own or the one that is for all."""
 
     images: list[PictureQuestion] = Field(min_length=1)
