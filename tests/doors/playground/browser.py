@@ -34,8 +34,11 @@ class Visit:
         self.url = url
         self.requests: list[Request] = []
         self.problems: list[str] = []
-        page.on("request", self.requests.append)
+        page.on("request", self._note)
         page.on("pageerror", lambda error: self.problems.append(str(error)))
+
+    def _note(self, request: Request) -> None:
+        self.requests.append(request)
 
     async def open(self) -> None:
         """Go there; returns once the models are listed."""

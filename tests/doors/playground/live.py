@@ -24,10 +24,12 @@ class Live(Generic[Tenant]):
 
 
 @asynccontextmanager
-async def served(engine: Tenant, **limits: Any) -> AsyncIterator[Live[Tenant]]:
+async def served(
+    engine: Tenant, *, is_open: bool = True, **limits: Any
+) -> AsyncIterator[Live[Tenant]]:
     """Both doors in front of a started engine, with `limits` over the defaults."""
     bounds = LimitSettings(**limits)
-    async with grpc_served(engine, **limits) as house:
+    async with grpc_served(engine, is_open=is_open, **limits) as house:
         routers = [
             openai.routes(house.service, bounds),
             playground.routes(bounds, lambda: house.door.address),

@@ -1,9 +1,11 @@
 """What a person does on the page, done in Chromium."""
 
+import asyncio
 import base64
 import itertools
 import json
 import re
+from contextlib import aclosing
 from pathlib import Path
 from typing import Literal
 
@@ -14,9 +16,11 @@ from tests.doors.grpc.live import png, until
 from tests.doors.playground.browser import Visit, figures
 from tests.doors.playground.live import served
 from tests.scripted import ScriptedEngine
+from vlserve.types import ChatRequest, Message, Role
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 STEP_S = 0.03
+HOLD = ChatRequest((Message(Role.USER, ("hold",)),))
 READABLE = 4.5  # WCAG 2.2, 1.4.3: contrast of text and ground
 # The contrast of each text that is shown, by WCAG's formula.
 CONTRASTS = """() => {
@@ -166,6 +170,16 @@ async def test_by_keyboard_alone(page: Page) -> None:
         await page.keyboard.press("Escape")
         await until(lambda: house.engine.num_running == 0)
         await visit.answer()
+        # Stop stands in the place of Ask, for the focus as well.
+        await page.keyboard.type("hold")
+        await page.get_by_role("button", name="Ask").focus()
+        await page.keyboard.press("Enter")
+        await until(lambda: house.engine.num_running == 1)
+        await page.keyboard.press("Enter")
+        await until(lambda: house.engine.num_running == 0)
+        await visit.answer()
+        assert await page.evaluate("() => document.activeElement.id") == "ask"
+        await page.locator("#question").focus()
         # From the question on, everything is reached in the order in which it stands, and is seen.
         passed = []
         for _ in range(20):
@@ -174,19 +188,20 @@ async def test_by_keyboard_alone(page: Page) -> None:
                     """() => {
                         const here = document.activeElement;
                         const ring = here.closest(".button") ?? here;
-                        const width = getComputedStyle(ring).outlineWidth;
+                        const style = getComputedStyle(ring).outlineStyle;
                         const name = here.labels?.[0]?.textContent ?? here.textContent;
-                        return [width !== "0px", name.trim().replace(/\\s+/g, " ")];
+                        return [style !== "none", name.trim().replace(/\\s+/g, " ")];
                     }"""
                 )
             )
             await page.keyboard.press("Tab")
         names = [name for _, name in passed]
-        print(names)
         assert names[:5] == ["Question", "Add pictures", "New chat", "Ask", "Settings"]
         for wanted in ("Temperature", "Seed", "Copy curl", "Copy Python", "Copy gRPC"):
             assert wanted in names
-        assert all(is_ringed for is_ringed, _ in passed), passed
+        *controls, (is_page_ringed, _) = passed
+        assert all(is_ringed for is_ringed, _ in controls), passed
+        assert not is_page_ringed  # the control: after the last one nothing has the focus
 
 
 async def test_what_the_server_refuses_is_said_with_the_field(page: Page, red: Path) -> None:
@@ -257,6 +272,33 @@ async def test_without_stop_the_generation_goes_on(page: Page) -> None:
         await until(lambda: house.engine.num_running == 1)
         with pytest.raises(TimeoutError):
             await until(lambda: house.engine.num_running == 0, within_s=0.5)
+
+
+async def test_who_finds_no_place_is_told_when_to_come_again(page: Page) -> None:
+    async with served(ScriptedEngine(num_slots=1), max_waiting=0) as house:
+        visit = Visit(page, house.url)
+        await visit.open()
+        async with aclosing(house.service.chat(HOLD)) as other:
+            await anext(other)
+            await page.locator("#question").fill("first")
+            await page.get_by_role("button", name="Ask").click()
+            said = await visit.alert()
+        assert re.fullmatch(
+            r"too many requests are running and waiting\. Try again in \d+ s\.", said
+        )
+        await page.get_by_role("button", name="Ask").click()
+        assert (await visit.answer()).strip() == "first"
+
+
+async def test_a_server_that_starts_is_waited_for(page: Page) -> None:
+    async with served(ScriptedEngine(), is_open=False) as house:
+        visit = Visit(page, house.url)
+        opening = asyncio.create_task(visit.open())
+        await page.wait_for_selector("#alert:not(:empty)")
+        assert (await visit.alert()).startswith("the server is starting")
+        house.service.open()
+        await opening
+        assert (await visit.ask("first")).strip() == "first"
 
 
 async def test_a_server_that_is_gone_is_said(page: Page) -> None:

@@ -3,13 +3,14 @@
 import { chatBody } from "./call.js";
 import * as code from "./code.js";
 import { byId, copy, make } from "./dom.js";
-import { Draft, say } from "./draft.js";
+import { DEFAULT_QUESTION, Draft, say } from "./draft.js";
 import { ServerError, address, chat, getJson } from "./server.js";
 import * as settings from "./settings.js";
 import { Turn } from "./turn.js";
 
 const RETRY_MS = 1000;
 const WIDE = "(min-width: 60rem)";
+const isTouched = () => matchMedia("(pointer: coarse)").matches;
 
 const facts = await getJson("playground/facts").catch((error) => {
   say(error.message);
@@ -30,7 +31,7 @@ byId("composer").addEventListener("input", showCode);
 byId("question").addEventListener("keydown", (event) => {
   // Enter asks, but not on a screen keyboard, which has no Shift to break a line with.
   const isAsk = event.key === "Enter" && !event.shiftKey && !event.isComposing;
-  if (!isAsk || matchMedia("(pointer: coarse)").matches) return;
+  if (!isAsk || isTouched()) return;
   event.preventDefault();
   ask();
 });
@@ -47,7 +48,7 @@ for (const button of document.querySelectorAll("[data-copy]")) {
   button.addEventListener("click", () => copyProgram(button));
 }
 showCode();
-draft.focus();
+if (!isTouched()) draft.focus();
 await listModels();
 
 async function ask() {
@@ -92,7 +93,7 @@ async function answered(turn, signal) {
       turn.end({ isStopped: true });
       return;
     }
-    turn.fail(error.message);
+    turn.fail();
     say(error.message);
     if (!(error instanceof ServerError)) throw error; // a fault of the page: the console has it
     settings.mark(error.param);
@@ -111,8 +112,11 @@ function startAnew() {
 
 function showState() {
   const isAnswering = stopping !== null;
-  byId("ask").hidden = isAnswering;
-  byId("stop").hidden = !isAnswering;
+  const [shown, hidden] = isAnswering ? [byId("stop"), byId("ask")] : [byId("ask"), byId("stop")];
+  const hadFocus = document.activeElement === hidden;
+  shown.hidden = false;
+  hidden.hidden = true;
+  if (hadFocus) shown.focus(); // the one stands in the other's place
   byId("clear").hidden = isAnswering || !byId("turns").childElementCount;
   showCode();
 }
@@ -146,9 +150,10 @@ function nextCall() {
     model: byId("model").value,
     system: settings.system(),
     parameters: settings.parameters(),
-    turns: [...turns, { question: draft.question, pictures: draft.pictures }].map(
-      ({ question, pictures, answer }) => ({ question, pictures, answer }),
-    ),
+    turns: [
+      ...turns.map(({ question, pictures, answer }) => ({ question, pictures, answer })),
+      { question: draft.question || DEFAULT_QUESTION, pictures: draft.pictures },
+    ],
   };
 }
 

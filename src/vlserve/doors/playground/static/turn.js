@@ -71,9 +71,9 @@ export class Turn {
   }
 
   /** The answer failed: what came of it stays to be read, and is not built upon. */
-  fail(message) {
+  fail() {
     this.article.classList.add("failed");
-    this.#close(`Not answered: ${message}`);
+    this.#close(this.answer ? "Not answered to the end." : "Not answered.");
   }
 
   #close(notes) {
