@@ -17,7 +17,7 @@ $(READY): pyproject.toml constraints.txt
 
 setup: $(READY) ## a virtual environment with everything, pinned
 
-serve: $(READY) ## serve the embedded model on gRPC port 50051
+serve: $(READY) ## serve the embedded model: gRPC on port 50051, HTTP on 8000
 	$(BIN)/vlserve serve
 
 PICTURE ?= src/vlserve/models/embedded/example.png

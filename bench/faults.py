@@ -213,6 +213,7 @@ async def measure(options: argparse.Namespace) -> list[Trial]:
     random.Random(options.seed).shuffle(blows)
     server = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "vlserve", "serve", "--grpc.port", "0"),
+        *("--http.port", "0"),
         *("--engine.max-running", str(options.max_running)),
         stdout=subprocess.PIPE,
     )

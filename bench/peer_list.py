@@ -96,6 +96,7 @@ def _vlserve_command(folder: Path, port: int, threads: int) -> list[str]:
     options = {
         "--model.path": str(folder),
         "--grpc.port": str(port),
+        "--http.port": "0",
         # Memory for 32 running requests, as the others have it, and time for whoever waits.
         "--engine.cache-mib": "2048",
         "--limits.timeout-s": "600",

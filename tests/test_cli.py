@@ -58,14 +58,18 @@ def shown(result: subprocess.CompletedProcess[str]) -> dict[str, tuple[str, str]
 class Server:
     process: subprocess.Popen[str]
     port: int
+    http_port: int
     ready: str
 
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[Server]:
-    port = free_port()
+    port, http_port = free_port(), free_port()
     process = subprocess.Popen(
-        [sys.executable, "-m", "vlserve", "serve", *ECHO, "--grpc.port", str(port)],
+        [
+            *(sys.executable, "-m", "vlserve", "serve", *ECHO),
+            *("--grpc.port", str(port), "--http.port", str(http_port)),
+        ],
         cwd=tmp_path,
         env=environment(),
         stdout=subprocess.PIPE,
@@ -79,7 +83,7 @@ def server(tmp_path: Path) -> Iterator[Server]:
         if line.startswith("ready"):
             break
     try:
-        yield Server(process, port, "".join(lines))
+        yield Server(process, port, http_port, "".join(lines))
     finally:
         process.kill()
         process.communicate()
@@ -89,6 +93,7 @@ def test_the_ready_line_says_what_is_served_and_where(server: Server) -> None:
     for name in ("model", "device", "memory", "address", "a picture"):
         assert re.search(rf"^{name} +\S", server.ready, re.MULTILINE), server.ready
     assert f"grpc://127.0.0.1:{server.port}" in server.ready
+    assert f"http://127.0.0.1:{server.http_port}" in server.ready
     assert "Describe the image" in server.ready
     assert re.search(
         r"^ready in \d+\.\d s \(imports .*, model .*, first answer .*\)", server.ready, re.M

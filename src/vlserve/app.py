@@ -1,21 +1,24 @@
 """Assembly: settings -> a house that serves, opened and closed in a fixed order.
 
-Opening: listen (NOT_SERVING), start the engine, let requests in, answer the bundled picture
-through the whole hall, SERVING. Closing is the same backwards: NOT_SERVING, refuse new requests
-and finish what runs, close the door, close the engine. In between, health follows the engine's
-process: NOT_SERVING when it dies, SERVING when the one after it has answered.
+Opening: listen at every door (NOT_SERVING), start the engine, let requests in, answer the bundled
+picture through the whole hall, SERVING. Closing is the same backwards: NOT_SERVING, refuse new
+requests and finish what runs, close the doors, close the engine. In between, health follows the
+engine's process: NOT_SERVING when it dies, SERVING when the one after it has answered.
 """
 
 import asyncio
 import signal
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from importlib import resources
 from typing import Final
 
 from vlserve.doors.grpc.server import GrpcDoor
+from vlserve.doors.http.server import HttpDoor, Router
+from vlserve.doors.openai import routes as openai
+from vlserve.doors.rest import routes as rest
 from vlserve.engines.base import Engine, EngineInfo
 from vlserve.engines.supervisor import STALLED_S, Supervisor
 from vlserve.errors import Code, ServeError
@@ -27,13 +30,17 @@ EXAMPLE_QUESTION: Final = "Describe the image"
 _ASK_AGAIN_S: Final = 1.0
 
 
+Door = GrpcDoor | HttpDoor
+
+
 @dataclass(frozen=True, slots=True)
 class App:
-    """A house that serves. `seconds` says what opening it took, by stage; `engine_ended` returns
-    when the engine no longer answers."""
+    """A house that serves gRPC at `address` and HTTP at `http_address`. `seconds` says what opening
+    it took, by stage; `engine_ended` returns when the engine no longer answers."""
 
     info: EngineInfo
     address: str
+    http_address: str
     first_answer: str
     seconds: dict[str, float]
     engine_ended: Callable[[], Awaitable[None]]
@@ -64,15 +71,18 @@ async def running(
 ) -> AsyncIterator[App]:
     """The whole house, SERVING while the context lasts. `on_stage` is told what it waits for.
 
-    Raises OSError where the address cannot be had, and what `hall` raises.
+    Raises OSError where an address cannot be had, and what `hall` raises.
     """
     begin_s = time.monotonic()
     engine = _engine(settings)
     async with AsyncExitStack() as closing:
         service = _service(engine, settings, closing)
-        door = GrpcDoor(service, settings.limits, settings.grpc)
-        closing.push_async_callback(door.stop)
-        await door.start()
+        grpc = GrpcDoor(service, settings.limits, settings.grpc)
+        http = HttpDoor(_routers(service, settings), settings.limits, settings.http)
+        doors: tuple[Door, ...] = (grpc, http)
+        for door in doors:
+            closing.push_async_callback(door.stop)
+            await door.start()
         on_stage("loading the model")
         await engine.start()
         loaded_s = time.monotonic()
@@ -80,13 +90,13 @@ async def running(
         closing.push_async_callback(_drain, service, engine, settings.limits.drain_s)
         on_stage("answering the first picture")
         first_answer = await _first_answer(service, settings.limits)
-        closing.push_async_callback(door.announce, is_serving=False)
-        await door.announce(is_serving=True)
+        closing.push_async_callback(_announce, doors, is_serving=False)
+        await _announce(doors, is_serving=True)
         answered_s = time.monotonic()
-        telling = asyncio.create_task(_tell_health(engine, service, door, settings.limits))
+        telling = asyncio.create_task(_tell_health(engine, service, doors, settings.limits))
         closing.push_async_callback(_cancel, telling)
         seconds = {"model": loaded_s - begin_s, "first answer": answered_s - loaded_s}
-        yield App(engine.info, door.address, first_answer, seconds, engine.ended)
+        yield App(engine.info, grpc.address, http.address, first_answer, seconds, engine.ended)
 
 
 async def serve(
@@ -114,6 +124,11 @@ async def serve(
             loop.remove_signal_handler(number)
 
 
+def _routers(service: Service, settings: Settings) -> list[Router]:
+    """What the HTTP door has to offer, each part by its own room."""
+    return [openai.routes(service, settings.limits), rest.routes(service, settings.limits)]
+
+
 def _engine(settings: Settings) -> Supervisor:
     # A step may take as long as a request: what takes longer answers nobody.
     longest_step_s = max(STALLED_S, settings.limits.timeout_s)
@@ -137,18 +152,23 @@ async def _drain(service: Service, engine: Engine, longest_s: float) -> None:
 
 
 async def _tell_health(
-    engine: Supervisor, service: Service, door: GrpcDoor, limits: LimitSettings
+    engine: Supervisor, service: Service, doors: Sequence[Door], limits: LimitSettings
 ) -> None:
     while True:
         await engine.interrupted()
-        await door.announce(is_serving=False)
+        await _announce(doors, is_serving=False)
         # Whoever waited is the proof as well, where no place is left for the picture.
         asking = asyncio.create_task(_ask_until_answered(service, limits))
         try:
             await engine.answering()
         finally:
             await _cancel(asking)
-        await door.announce(is_serving=True)
+        await _announce(doors, is_serving=True)
+
+
+async def _announce(doors: Sequence[Door], *, is_serving: bool) -> None:
+    for door in doors:
+        await door.announce(is_serving=is_serving)
 
 
 async def _ask_until_answered(service: Service, limits: LimitSettings) -> None:

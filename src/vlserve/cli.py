@@ -101,6 +101,7 @@ def _say_ready(house: "App", seconds: dict[str, float]) -> None:
     memory = f"{info.weight_bytes / MIB:.1f} MiB weights, {info.cache_bytes / MIB:.1f} MiB cache"
     table.add_row("memory", f"{memory}, {info.max_running} requests at a time")
     table.add_row("address", f"grpc://{house.address}")
+    table.add_row("", f"http://{house.http_address}")
     table.add_row("a picture", Text(house.first_answer))
     stages = ", ".join(f"{name} {value:.1f}" for name, value in seconds.items())
     _OUT.print(table)

@@ -20,6 +20,8 @@ MAX_BIASED_TOKENS = 1024
 MAX_ANSWERS = 16
 MAX_TOP_LOGPROBS = 20
 MAX_GUIDE_CHARACTERS = 65_536
+MAX_PARTS = 2048  # messages and their parts together
+MAX_TOKEN_ID = 2**32 - 1  # of any vocabulary
 DEFAULT_MAX_TOKENS = 200
 
 

@@ -15,7 +15,7 @@ from rich.console import Console
 from bench.faults import Crowd, drawn_requests, table, trials, worker_of
 from vlserve import app
 from vlserve.engines.supervisor import Supervisor
-from vlserve.settings import EngineSettings, GrpcSettings, Settings
+from vlserve.settings import EngineSettings, GrpcSettings, HttpSettings, Settings
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 ROOT = Path(__file__).parents[2]
@@ -30,7 +30,9 @@ async def test_three_kills_and_a_freeze_under_load(
     slow = partial(Supervisor, module="tests.engines.troubled")
     monkeypatch.setattr(app, "Supervisor", slow)
     settings = Settings(
-        grpc=GrpcSettings(port=0), engine=EngineSettings(kind="echo", max_running=8)
+        grpc=GrpcSettings(port=0),
+        http=HttpSettings(port=0),
+        engine=EngineSettings(kind="echo", max_running=8),
     )
     async with app.running(settings) as house:
         requests = drawn_requests(SEED, 8)

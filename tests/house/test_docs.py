@@ -39,6 +39,7 @@ WHOLE_RUNS = {
 SERVE = "make serve"
 READY = "ready"
 DOCUMENTED_PORT = "50051"
+DOCUMENTED_HTTP_PORT = "8000"
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,7 @@ class Copy:
 
     path: Path
     port: int
+    http_port: int
     server: subprocess.Popen[str] | None = None
 
     @property
@@ -68,6 +70,7 @@ class Copy:
         return os.environ | {
             "PATH": f"{self.path / '.venv' / 'bin'}:{os.environ['PATH']}",
             "VLSERVE_GRPC__PORT": str(self.port),
+            "VLSERVE_HTTP__PORT": str(self.http_port),
         }
 
     def run(self, *command: str | Path) -> None:
@@ -117,6 +120,12 @@ class Copy:
             raise
 
 
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
 @pytest.fixture
 def copy(tmp_path: Path) -> Iterator[Copy]:
     files = subprocess.run(
@@ -134,10 +143,7 @@ def copy(tmp_path: Path) -> Iterator[Copy]:
     # make must find what is installed fresh, whatever the copy's dates are.
     for name in ("pyproject.toml", "constraints.txt"):
         os.utime(tmp_path / name, (0, 0))
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    house = Copy(tmp_path, port)
+    house = Copy(tmp_path, free_port(), free_port())
     try:
         yield house
     finally:
@@ -155,6 +161,7 @@ def test_commands_of_a_page_run(page: Path, copy: Copy) -> None:
         copy.serve()
     for block in todo:
         text = block.text.replace(DOCUMENTED_PORT, str(copy.port))
+        text = text.replace(DOCUMENTED_HTTP_PORT, str(copy.http_port))
         if block.language == "python":
             copy.run(copy.path / ".venv" / "bin" / "python", "-c", text)
             continue

@@ -49,6 +49,8 @@ def test_every_import_falls() -> None:
         ("media.py", "def late() -> None:\n    import vlserve.engines.base", "Imports only fall"),
         ("engines/base.py", "import vlserve.engines.catalog", "circle"),
         ("service.py", "import grpc", "grpc at home"),
+        ("service.py", "import fastapi", "fastapi and starlette at home"),
+        ("app.py", "import hypercorn", "hypercorn at home"),
         ("service.py", "import PIL.Image", "Pillow at home"),
         ("app.py", "import torch", "torch at home"),
         ("app.py", "import msgspec", "msgspec at home"),

@@ -12,6 +12,7 @@ from vlserve.engines.base import EngineInfo
 from vlserve.errors import ServeError, invalid
 from vlserve.settings import LimitSettings
 from vlserve.types import (
+    MAX_PARTS,
     ChatRequest,
     Chunk,
     FinishReason,
@@ -26,7 +27,6 @@ from vlserve.types import (
     total_usage,
 )
 
-MAX_PARTS: Final = 2048
 _ROLES: Final = {
     pb.ROLE_SYSTEM: Role.SYSTEM,
     pb.ROLE_USER: Role.USER,

@@ -1,0 +1,198 @@
+"""What went wrong -> HTTP: the status, one body for all, and the headers that clients act on."""
+
+import logging
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from http import HTTPStatus
+from typing import Any, Final
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+
+from vlserve.errors import Code, ServeError, invalid
+
+_LOG: Final = logging.getLogger(__name__)
+
+STATUS: Final = {
+    Code.INVALID_ARGUMENT: HTTPStatus.BAD_REQUEST,
+    Code.NOT_FOUND: HTTPStatus.NOT_FOUND,
+    Code.OVERLOADED: HTTPStatus.TOO_MANY_REQUESTS,
+    Code.DEADLINE_EXCEEDED: HTTPStatus.GATEWAY_TIMEOUT,
+    Code.UNAVAILABLE: HTTPStatus.SERVICE_UNAVAILABLE,
+    Code.INTERNAL: HTTPStatus.INTERNAL_SERVER_ERROR,
+}
+# The classes of error that clients of OpenAI's API tell apart; every other 4xx is the first.
+_BAD_REQUEST_TYPE: Final = "invalid_request_error"
+_TYPES: Final = {
+    HTTPStatus.REQUEST_TIMEOUT: "timeout_error",
+    HTTPStatus.TOO_MANY_REQUESTS: "rate_limit_error",
+    HTTPStatus.INTERNAL_SERVER_ERROR: "server_error",
+    HTTPStatus.SERVICE_UNAVAILABLE: "unavailable_error",
+    HTTPStatus.GATEWAY_TIMEOUT: "timeout_error",
+}
+_TEXTS: Final = {
+    HTTPStatus.BAD_REQUEST: "the body cannot be read",
+    HTTPStatus.NOT_FOUND: "there is nothing at this path",
+    HTTPStatus.METHOD_NOT_ALLOWED: "this path has no such method",
+    HTTPStatus.REQUEST_TIMEOUT: "the body did not come in time",
+    HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "the body is larger than this server takes",
+}
+_NO_OBJECT: Final = "the body must be a JSON object, sent as application/json"
+
+
+class ErrorDetail(BaseModel):
+    """What went wrong. `param` is the path of the caller's field at fault, as the caller wrote it.
+
+    `code` says more than `type` where there is more to say.
+    """
+
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class ErrorBody(BaseModel):
+    """The body of every answer that is an error."""
+
+    error: ErrorDetail
+
+
+def refusals(*statuses: HTTPStatus) -> dict[int | str, dict[str, Any]]:
+    """`responses` of a route that may end with these, for the OpenAPI document."""
+    return {int(status): {"model": ErrorBody, "description": status.phrase} for status in statuses}
+
+
+# What every call that asks the model may end with.
+CALL_REFUSALS: Final = refusals(
+    HTTPStatus.BAD_REQUEST,
+    HTTPStatus.NOT_FOUND,
+    HTTPStatus.REQUEST_TIMEOUT,
+    HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+    HTTPStatus.TOO_MANY_REQUESTS,
+    HTTPStatus.INTERNAL_SERVER_ERROR,
+    HTTPStatus.SERVICE_UNAVAILABLE,
+    HTTPStatus.GATEWAY_TIMEOUT,
+)
+
+
+def body_of(error: Exception) -> ErrorBody:
+    """The body for whatever was raised. What is no ServeError is a fault of ours: it is logged,
+    and nothing of it is said."""
+    if not isinstance(error, ServeError):
+        _LOG.error("a request failed", exc_info=error)
+        error = ServeError(Code.INTERNAL, "the server failed to answer this request")
+    status = STATUS[error.code]
+    code = "model_not_found" if (error.code, error.field) == (Code.NOT_FOUND, "model") else None
+    kind = _TYPES.get(status, _BAD_REQUEST_TYPE)
+    detail = ErrorDetail(
+        message=str(error), type=kind, param=error.field, code=code or error.code.value
+    )
+    return ErrorBody(error=detail)
+
+
+def response_of(error: ServeError) -> Response:
+    """The whole answer for an error. With a time to come again it has Retry-After, in whole
+    seconds as HTTP wants it, and `retry-after-ms`, by which clients that know it keep apart."""
+    headers = {}
+    if error.retry_after_s is not None:
+        headers["retry-after"] = str(math.ceil(error.retry_after_s))
+        headers["retry-after-ms"] = str(math.ceil(error.retry_after_s * 1000))
+    return _rendered(STATUS[error.code], body_of(error), headers)
+
+
+def status_response(status: HTTPStatus, headers: Mapping[str, str] | None = None) -> Response:
+    """The whole answer for what HTTP itself refuses."""
+    text = _TEXTS.get(status, status.phrase)
+    kind = _TYPES.get(status, _BAD_REQUEST_TYPE)
+    code = status.name.lower()
+    detail = ErrorDetail(message=text, type=kind, param=None, code=code)
+    return _rendered(status, ErrorBody(error=detail), headers or {})
+
+
+def misfit(errors: Sequence[Any], body: object) -> ServeError:
+    """The first of what pydantic found wrong with a body, by the path of the caller's field."""
+    first = errors[0]
+    kind, location = first["type"], first["loc"]
+    if kind == "json_invalid":
+        return ServeError(Code.INVALID_ARGUMENT, "the body is not JSON")
+    if location and location[0] == "body":
+        location = location[1:]
+    path = _path(location, body, is_missing=kind == "missing")
+    if kind.startswith("union_tag_"):
+        path, text = f"{path}.type".removeprefix("."), "is not a type that is served here"
+    elif kind == "extra_forbidden":
+        text = "is not served here"
+    elif kind == "missing":
+        text = "is required"
+    else:
+        text = first["msg"].removeprefix("Value error, ").replace("Input should", "must")
+    return invalid(path, text) if path else ServeError(Code.INVALID_ARGUMENT, _NO_OBJECT)
+
+
+@contextmanager
+def fields_named(name: Callable[[str], str]) -> Iterator[None]:
+    """Errors raised inside name the caller's field: `name` gives it for one of ours."""
+    try:
+        yield
+    except ServeError as error:
+        error.field = name(error.field) if error.field else None
+        raise
+
+
+def handle_errors(app: FastAPI) -> None:
+    """Every error of the app has the one body."""
+
+    async def refused(_: Request, error: Exception) -> Response:
+        assert isinstance(error, ServeError)  # noqa: S101  registered for it
+        return response_of(error)
+
+    async def misfitting(_: Request, error: Exception) -> Response:
+        assert isinstance(error, RequestValidationError)  # noqa: S101  registered for it
+        return response_of(misfit(error.errors(), error.body))
+
+    async def by_status(_: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)  # noqa: S101  registered for it
+        return status_response(HTTPStatus(error.status_code), error.headers)
+
+    async def failed(_: Request, error: Exception) -> Response:
+        # Starlette raises it once more, so that the server logs it: not twice.
+        del error
+        return response_of(ServeError(Code.INTERNAL, "the server failed to answer this request"))
+
+    app.add_exception_handler(ServeError, refused)
+    app.add_exception_handler(RequestValidationError, misfitting)
+    app.add_exception_handler(HTTPException, by_status)
+    app.add_exception_handler(Exception, failed)
+
+
+def _rendered(status: HTTPStatus, body: ErrorBody, headers: Mapping[str, str]) -> Response:
+    return Response(
+        body.model_dump_json(), status, headers=dict(headers), media_type="application/json"
+    )
+
+
+def _path(location: Sequence[str | int], body: object, *, is_missing: bool) -> str:
+    """`messages[0].content` out of pydantic's location, which also holds the names of a union's
+    members: what is not in the body is none of the caller's."""
+    path, here = "", body
+    is_tagged = False  # a union's member is named once, before what is in it
+    for i, step in enumerate(location):
+        is_last = i + 1 == len(location)
+        if isinstance(here, list) and isinstance(step, int) and step < len(here):
+            path, here = f"{path}[{step}]", here[step]
+        elif isinstance(here, dict) and step == here.get("type") and not (is_tagged or is_last):
+            is_tagged = True
+            continue
+        elif isinstance(here, dict) and step in here:
+            path, here = f"{path}.{step}", here[step]
+        elif is_missing and is_last:
+            path = f"{path}.{step}"
+        else:
+            continue
+        is_tagged = False
+    return path.removeprefix(".")

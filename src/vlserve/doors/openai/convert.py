@@ -1,0 +1,265 @@
+"""A chat completion request -> ChatRequest, and Chunks -> OpenAI's objects."""
+
+import json
+from collections.abc import Iterable
+from typing import Any, Final
+
+from vlserve.doors.openai.answers import (
+    AnswerMessage,
+    Choice,
+    ChoiceLogprobs,
+    CompletionUsage,
+    PromptTokensDetails,
+    TokenLogprobs,
+    TopLogprob,
+)
+from vlserve.doors.openai.schema import (
+    AnyText,
+    ChatCompletionRequest,
+    ChatMessage,
+    ChatPart,
+    ImagePart,
+    JsonObjectFormat,
+    StructuredOutputs,
+    TextPart,
+)
+from vlserve.errors import invalid
+from vlserve.settings import LimitSettings
+from vlserve.types import (
+    MAX_PARTS,
+    MAX_TOKEN_ID,
+    ChatRequest,
+    Chunk,
+    Guide,
+    GuideKind,
+    ImageRef,
+    Message,
+    Role,
+    SamplingParams,
+    TokenLogprob,
+    Usage,
+    total_usage,
+)
+
+ROLES: Final = {
+    "system": Role.SYSTEM,
+    "developer": Role.SYSTEM,
+    "user": Role.USER,
+    "assistant": Role.ASSISTANT,
+}
+# What OpenAI gives for a token that is all but impossible: JSON has no infinity.
+_LEAST_LOGPROB: Final = -9999.0
+_OFF: Final = -1  # of top_k, as vLLM writes it
+
+
+def chat_request(body: ChatCompletionRequest, limits: LimitSettings) -> ChatRequest:
+    """What the caller asks for.
+
+    Raises ServeError(INVALID_ARGUMENT) naming a field of ours, for `callers_field`.
+    """
+    num_parts = sum(
+        1 + (0 if isinstance(message.content, str) else len(message.content))
+        for message in body.messages
+    )
+    if num_parts > MAX_PARTS:
+        raise invalid("messages", f"must hold at most {MAX_PARTS} messages and parts together")
+    if body.stream_options is not None and not body.stream:
+        raise invalid("stream_options", "belongs to a stream")
+    messages = tuple(
+        _message(message, f"messages[{i}].content") for i, message in enumerate(body.messages)
+    )
+    return ChatRequest(messages, _sampling(body, limits), body.model or "")
+
+
+def callers_field(field: str, body: ChatCompletionRequest) -> str:
+    """The caller's name for a field that another room named."""
+    if field == "max_tokens" and body.max_completion_tokens is not None:
+        return "max_completion_tokens"
+    if field == "min_tokens" and body.min_tokens is None:
+        return "ignore_eos"
+    if field == "logprobs":
+        return "top_logprobs"
+    if field == "guide":
+        if body.structured_outputs is None:
+            return "response_format"
+        return f"structured_outputs.{_structured_name(body.structured_outputs)}"
+    return field
+
+
+def given(**values: Any) -> dict[str, Any]:
+    """Those that the caller gave: the others keep the default that every door shares."""
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def schema_guide(schema: Any) -> Guide:
+    """A guide of a JSON schema. Raises ServeError(INVALID_ARGUMENT, field="guide")."""
+    try:
+        return Guide(GuideKind.JSON_SCHEMA, json.dumps(schema, ensure_ascii=False))
+    except RecursionError:
+        raise invalid("guide", "is nested too deeply") from None
+
+
+def choices(chunks: Iterable[Chunk], *, with_logprobs: bool) -> list[Choice]:
+    """All answers of a request, of which `chunks` are all there are."""
+    return [
+        Choice(
+            index=index,
+            message=AnswerMessage(content="".join(chunk.text for chunk in each)),
+            logprobs=logprobs(each) if with_logprobs else None,
+            finish_reason=each[-1].finish_reason or "stop",
+        )
+        for index, each in by_index(chunks)
+    ]
+
+
+def by_index(chunks: Iterable[Chunk]) -> list[tuple[int, list[Chunk]]]:
+    """The chunks of each answer."""
+    answers: dict[int, list[Chunk]] = {}
+    for chunk in chunks:
+        answers.setdefault(chunk.index, []).append(chunk)
+    return sorted(answers.items())
+
+
+def usage(chunks: Iterable[Chunk]) -> CompletionUsage:
+    """What all answers took together. `chunks` hold the last one of each."""
+    total = total_of(chunks)
+    return CompletionUsage(
+        prompt_tokens=total.prompt_tokens,
+        completion_tokens=total.completion_tokens,
+        total_tokens=total.prompt_tokens + total.completion_tokens,
+        prompt_tokens_details=PromptTokensDetails(
+            cached_tokens=total.cached_tokens,
+            image_tokens=total.image_tokens,
+            text_tokens=total.text_tokens,
+        ),
+    )
+
+
+def total_of(chunks: Iterable[Chunk]) -> Usage:
+    """The usage of a request."""
+    return total_usage(chunk.usage for chunk in chunks if chunk.usage is not None)
+
+
+def logprobs(chunks: Iterable[Chunk]) -> ChoiceLogprobs:
+    """Those of all tokens of an answer, or of a piece."""
+    return ChoiceLogprobs(content=token_logprobs(chunks))
+
+
+def token_logprobs(chunks: Iterable[Chunk]) -> list[TokenLogprobs]:
+    """As OpenAI lists them."""
+    return [
+        TokenLogprobs(
+            **_top_logprob(token).model_dump(), top_logprobs=list(map(_top_logprob, token.top))
+        )
+        for chunk in chunks
+        for token in chunk.logprobs
+    ]
+
+
+def _top_logprob(token: TokenLogprob) -> TopLogprob:
+    likely = max(token.logprob, _LEAST_LOGPROB)
+    return TopLogprob(token=token.text, logprob=likely, bytes=list(token.data))
+
+
+def _message(message: ChatMessage, path: str) -> Message[ImageRef]:
+    role = ROLES[message.role]
+    if isinstance(message.content, str):
+        return Message(role, (message.content,))
+    parts = (_part(part, f"{path}[{i}]") for i, part in enumerate(message.content))
+    return Message(role, tuple(parts))
+
+
+def _part(part: ChatPart, path: str) -> str | ImageRef:
+    if isinstance(part, TextPart):
+        return part.text
+    if isinstance(part, ImagePart) and not isinstance(part.image_url, str):
+        return image_ref(part.image_url.url, f"{path}.image_url.url")
+    return image_ref(str(part.image_url), f"{path}.image_url")
+
+
+def image_ref(url: str, field: str) -> ImageRef:
+    """A picture at a URL. Raises ServeError(INVALID_ARGUMENT) naming `field`."""
+    if not url:
+        raise invalid(field, "must not be empty")
+    return ImageRef(url=url, field=field)
+
+
+def _sampling(body: ChatCompletionRequest, limits: LimitSettings) -> SamplingParams:
+    if body.top_logprobs is not None and not body.logprobs:
+        raise invalid("top_logprobs", "wants logprobs as well")
+    max_tokens = body.max_completion_tokens
+    if max_tokens is None:
+        max_tokens = limits.default_max_tokens if body.max_tokens is None else body.max_tokens
+    return SamplingParams(
+        max_tokens=max_tokens,
+        stop=(body.stop,) if isinstance(body.stop, str) else tuple(body.stop or ()),
+        stop_token_ids=tuple(body.stop_token_ids or ()),
+        logit_bias=_logit_bias(body.logit_bias or {}),
+        top_k=_top_k(body.top_k),
+        logprobs=(body.top_logprobs or 0) if body.logprobs else None,
+        guide=_guide(body),
+        min_tokens=max_tokens if body.ignore_eos else body.min_tokens or 0,
+        **given(
+            temperature=body.temperature,
+            top_p=body.top_p,
+            seed=body.seed,
+            min_p=body.min_p,
+            presence_penalty=body.presence_penalty,
+            frequency_penalty=body.frequency_penalty,
+            repetition_penalty=body.repetition_penalty,
+            n=body.n,
+        ),
+    )
+
+
+def _top_k(said: int | None) -> int:
+    if said is not None and said > MAX_TOKEN_ID:
+        raise invalid("top_k", f"must be at most {MAX_TOKEN_ID}")
+    return 0 if said in (None, _OFF) else said
+
+
+def _logit_bias(said: dict[str, Any]) -> dict[int, float]:
+    biases = {}
+    for key, bias in said.items():
+        if not (key.isascii() and key.isdigit() and len(key) <= len(str(MAX_TOKEN_ID))):
+            raise invalid("logit_bias", "each name must be a token id")
+        if (token_id := int(key)) > MAX_TOKEN_ID:
+            raise invalid("logit_bias", "each name must be a token id")
+        if isinstance(bias, bool) or not isinstance(bias, int | float):
+            raise invalid("logit_bias", "each must be a number")
+        biases[token_id] = bias
+    return biases
+
+
+def _guide(body: ChatCompletionRequest) -> Guide | None:
+    wanted, form = body.structured_outputs, body.response_format
+    if wanted is None:
+        if form is None or isinstance(form, AnyText):
+            return None
+        if isinstance(form, JsonObjectFormat):
+            return Guide(GuideKind.JSON_OBJECT)
+        return schema_guide(form.json_schema.schema_)
+    if form is not None:
+        raise invalid("structured_outputs", "cannot stand beside response_format")
+    return _structured_guide(wanted)
+
+
+def _structured_guide(wanted: StructuredOutputs) -> Guide | None:
+    match _structured_name(wanted):
+        case "json":
+            if isinstance(wanted.json_, str):
+                return Guide(GuideKind.JSON_SCHEMA, wanted.json_)
+            return schema_guide(wanted.json_)
+        case "regex":
+            return Guide(GuideKind.REGEX, wanted.regex or "")
+        case "choice":
+            return Guide(GuideKind.CHOICE, choices=tuple(wanted.choice or ()))
+        case _:
+            return Guide(GuideKind.JSON_OBJECT) if wanted.json_object else None
+
+
+def _structured_name(wanted: StructuredOutputs) -> str:
+    names = list(given(**wanted.model_dump(by_alias=True)))
+    if len(names) != 1:
+        raise invalid("structured_outputs", "must hold one of json, regex, choice, json_object")
+    return names[0]

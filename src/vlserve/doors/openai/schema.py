@@ -1,0 +1,202 @@
+"""What a caller of OpenAI's APIs may say. These classes are the OpenAPI document as well.
+
+Values out of bounds are refused by `types.SamplingParams`, as at every door: the bounds that stand
+here are told, not held.
+"""
+
+from typing import Annotated, Any, Final, Literal, TypeVar
+
+from pydantic import Discriminator, Field, Tag
+
+from vlserve.doors.http.said import Said, Text
+from vlserve.types import (
+    MAX_ANSWERS,
+    MAX_BIASED_TOKENS,
+    MAX_PARTS,
+    MAX_SEED,
+    MAX_STOP_CHARACTERS,
+    MAX_STOP_STRINGS,
+    MAX_STOP_TOKENS,
+    MAX_TOKEN_ID,
+    MAX_TOP_LOGPROBS,
+)
+
+IGNORED: Final = "ignored"
+ImageDetail = Literal["auto", "low", "high", "original"]
+TokenId = Annotated[int, Field(ge=0, le=MAX_TOKEN_ID)]
+T = TypeVar("T")
+
+
+def told(text: str, **bounds: Any) -> Any:
+    """An optional field with bounds for the document alone."""
+    return Field(None, description=text, json_schema_extra=dict(bounds))
+
+
+def _form(value: object) -> str:
+    return "text" if isinstance(value, str) else "object"
+
+
+EitherForm = Discriminator(_form)
+
+
+class ImageUrl(Said):
+    """Where a picture is, and how closely it should be looked at."""
+
+    url: str = Field(description="a data: URL in base64, or http(s) where fetching is switched on")
+    detail: ImageDetail | None = Field(
+        None, description="taken and without effect: the model's own processor decides"
+    )
+
+
+class TextPart(Said):
+    """A text."""
+
+    type: Literal["text"]
+    text: Text
+
+
+class ImagePart(Said):
+    """A picture, as chat completions write it."""
+
+    type: Literal["image_url"]
+    image_url: Annotated[
+        Annotated[str, Tag("text")] | Annotated[ImageUrl, Tag("object")], EitherForm
+    ]
+
+
+class InputImagePart(Said):
+    """A picture, as responses write it."""
+
+    type: Literal["input_image"]
+    image_url: str = Field(description="as `url` of ImageUrl")
+    detail: ImageDetail | None = Field(
+        None, description="taken and without effect: the model's own processor decides"
+    )
+
+
+ChatPart = Annotated[TextPart | ImagePart | InputImagePart, Field(discriminator="type")]
+ChatParts = Annotated[list[ChatPart], Field(max_length=MAX_PARTS)]
+
+
+class ChatMessage(Said):
+    """A turn. What an answer of this server holds may come back as a turn of the assistant."""
+
+    role: Literal["system", "developer", "user", "assistant"] = Field(
+        description="developer is another word for system"
+    )
+    content: Annotated[
+        Annotated[Text, Tag("text")] | Annotated[ChatParts, Tag("object")], EitherForm
+    ]
+    name: str | None = Field(None, description=IGNORED)
+    refusal: None = None
+    audio: None = None
+    function_call: None = None
+    tool_calls: Annotated[list[Any], Field(max_length=0)] | None = None
+    annotations: Annotated[list[Any], Field(max_length=0)] | None = None
+
+
+class JsonSchema(Said):
+    """A schema that the answer is held to, strictly, whatever `strict` says."""
+
+    name: Text | None = Field(None, description=IGNORED)
+    description: Text | None = Field(None, description=IGNORED)
+    schema_: dict[str, Any] = Field(alias="schema")
+    strict: bool | None = Field(None, description=IGNORED)
+
+
+class AnyText(Said):
+    """Text of any kind."""
+
+    type: Literal["text"]
+
+
+class JsonObjectFormat(Said):
+    """Any JSON object."""
+
+    type: Literal["json_object"]
+
+
+class JsonSchemaFormat(Said):
+    """JSON that fits a schema."""
+
+    type: Literal["json_schema"]
+    json_schema: JsonSchema
+
+
+ResponseFormat = Annotated[
+    AnyText | JsonObjectFormat | JsonSchemaFormat, Field(discriminator="type")
+]
+
+
+class StructuredOutputs(Said):
+    """What the answer must be, as vLLM writes it: one of these."""
+
+    json_: dict[str, Any] | Text | None = Field(None, alias="json", description="a JSON schema")
+    regex: str | None = Field(None, description="in the syntax of Rust's regex crate")
+    choice: list[str] | None = Field(None, description="one of these texts")
+    json_object: bool | None = Field(None, description="any JSON object")
+
+
+class StreamOptions(Said):
+    """What a stream holds beside the answer."""
+
+    include_usage: bool | None = Field(None, description="a last piece with the usage")
+    include_obfuscation: bool | None = Field(None, description=IGNORED)
+
+
+class ChatCompletionRequest(Said):
+    """A question: the turns of a conversation, and how to answer."""
+
+    messages: list[ChatMessage] = Field(max_length=MAX_PARTS)
+    model: str | None = Field(None, description="a name out of /v1/models; left out: the one here")
+    max_completion_tokens: int | None = told("longest answer in tokens; left out: 200", minimum=1)
+    max_tokens: int | None = told("the same; max_completion_tokens wins", minimum=1)
+    temperature: float | None = told("left out: 0, which is greedy", minimum=0, maximum=2)
+    top_p: float | None = told("left out: 1, which is off", exclusiveMinimum=0, maximum=1)
+    n: int | None = told("so many answers", minimum=1, maximum=MAX_ANSWERS)
+    stop: Text | list[Text] | None = told(
+        f"each ends the answer and is not part of it; at most {MAX_STOP_STRINGS} of 1 to"
+        f" {MAX_STOP_CHARACTERS} characters",
+        minLength=1,
+        maxLength=MAX_STOP_CHARACTERS,
+        maxItems=MAX_STOP_STRINGS,
+    )
+    seed: int | None = told("makes a sampled answer repeatable", minimum=0, maximum=MAX_SEED)
+    presence_penalty: float | None = told(
+        "taken off the score of a token that the answer holds", minimum=-2, maximum=2
+    )
+    frequency_penalty: float | None = told(
+        "and once more for each time it does", minimum=-2, maximum=2
+    )
+    logit_bias: dict[str, Any] | None = told(
+        "token id to what is added to its score, -100 to 100",
+        maxProperties=MAX_BIASED_TOKENS,
+        additionalProperties={"type": "number"},
+    )
+    logprobs: bool | None = told("with each token, how likely the model found it")
+    top_logprobs: int | None = told(
+        "and so many likeliest tokens at its place", minimum=0, maximum=MAX_TOP_LOGPROBS
+    )
+    response_format: ResponseFormat | None = told("what the answer must be")
+    stream: bool | None = told("the answer in pieces, as server-sent events")
+    stream_options: StreamOptions | None = told("with stream only")
+
+    top_k: int | None = told("0 or -1 is off", minimum=-1, maximum=MAX_TOKEN_ID)
+    min_p: float | None = told("0 is off", minimum=0, maximum=1)
+    repetition_penalty: float | None = told("1 is off", exclusiveMinimum=0, maximum=2)
+    min_tokens: int | None = told("no stop token before", minimum=0)
+    stop_token_ids: list[TokenId] | None = told("each ends the answer", maxItems=MAX_STOP_TOKENS)
+    ignore_eos: bool | None = told("as min_tokens = max_tokens")
+    structured_outputs: StructuredOutputs | None = told("what the answer must be")
+
+    tools: Annotated[list[Any], Field(max_length=0)] | None = told("only an empty list")
+    tool_choice: Literal["none", "auto"] | None = told("without tools, both mean none")
+    parallel_tool_calls: bool | None = told(IGNORED)
+    modalities: list[Literal["text"]] | None = told("only text")
+    user: str | None = told(IGNORED)
+    metadata: dict[str, Any] | None = told(IGNORED)
+    store: bool | None = told("ignored: nothing is stored")
+    service_tier: str | None = told(IGNORED)
+    safety_identifier: str | None = told(IGNORED)
+    prompt_cache_key: str | None = told(IGNORED)
+    prompt_cache_retention: str | None = told(IGNORED)

@@ -1,0 +1,198 @@
+"""`/process_image`: a picture in, a description out; and many of them."""
+
+import asyncio
+import json
+from collections.abc import Sequence
+from contextlib import aclosing
+from typing import Any, Final
+
+from fastapi import APIRouter, Request
+from pydantic import BaseModel, Field, ValidationError
+from starlette.datastructures import FormData, UploadFile
+from starlette.responses import Response
+
+from vlserve.doors.http.answers import TimedAnswer, unless_gone, whole
+from vlserve.doors.http.errors import CALL_REFUSALS, ErrorDetail, body_of, fields_named, misfit
+from vlserve.doors.http.said import Said, Text
+from vlserve.errors import Code, ServeError, invalid
+from vlserve.service import Service
+from vlserve.settings import LimitSettings
+from vlserve.types import ChatRequest, ImageRef, Message, Role, SamplingParams
+
+DEFAULT_PROMPT: Final = "Describe the image"
+_JSON: Final = "application/json"
+_FORM: Final = "multipart/form-data"
+_FORM_FIELDS: Final = ("image", "prompt")
+
+
+class PictureQuestion(Said):
+    """A picture, and what to do with it."""
+
+    image_data: str = Field(description="an encoded picture in base64, or a data: URL of it")
+    prompt: Text = Field(DEFAULT_PROMPT, min_length=1)
+
+
+class PictureQuestions(Said):
+    """Pictures, each with a question of its own or the one that is for all."""
+
+    images: list[PictureQuestion] = Field(min_length=1)
+
+
+class Description(BaseModel):
+    """The answer."""
+
+    description: str
+
+
+class Failure(BaseModel):
+    """Why there is no answer."""
+
+    error: ErrorDetail
+
+
+class Descriptions(BaseModel):
+    """For each picture, in the order in which they came, an answer or why there is none."""
+
+    results: list[Description | Failure]
+
+
+def _form_schema() -> dict[str, Any]:
+    return {
+        "type": "object",
+        "properties": {
+            "image": {"type": "string", "format": "binary"},
+            "prompt": {"type": "string", "minLength": 1, "default": DEFAULT_PROMPT},
+        },
+        "required": ["image"],
+        "additionalProperties": False,
+    }
+
+
+_BODY: Final = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            _JSON: {"schema": PictureQuestion.model_json_schema()},
+            _FORM: {"schema": _form_schema()},
+        },
+    }
+}
+
+
+def routes(service: Service, limits: LimitSettings) -> APIRouter:
+    """The paths of the REST call."""
+    router = APIRouter(tags=["rest"])
+
+    @router.post(
+        "/process_image",
+        response_model=Description,
+        responses=CALL_REFUSALS,
+        openapi_extra=_BODY,
+    )
+    async def process_image(request: Request) -> Response:
+        """Describe a picture, or answer a question about it."""
+        picture, prompt = await _question(request)
+        answer = TimedAnswer(service.chat(_asked(picture, prompt, limits)))
+        with fields_named(_callers_field):
+            chunks = await whole(request, answer)
+        text = "".join(chunk.text for chunk in chunks)
+        return Response(
+            Description(description=text).model_dump_json(),
+            headers={"server-timing": answer.timing},
+            media_type=_JSON,
+        )
+
+    @router.post("/process_images", responses=CALL_REFUSALS)
+    async def process_images(body: PictureQuestions, request: Request) -> Descriptions:
+        """The same for many pictures, each a request of its own. Where none of them is answered,
+        the call ends as the first does."""
+        if len(body.images) > limits.max_images:
+            raise invalid("images", f"must hold at most {limits.max_images} pictures")
+        results = await unless_gone(request.receive, _described(service, limits, body.images))
+        errors = [result for result in results if isinstance(result, Exception)]
+        if len(errors) == len(results):
+            raise errors[0]
+        return Descriptions(
+            results=[
+                Failure(error=body_of(result).error)
+                if isinstance(result, Exception)
+                else Description(description=result)
+                for result in results
+            ]
+        )
+
+    return router
+
+
+def _callers_field(field: str) -> str:
+    return "prompt" if field == "messages" else field
+
+
+async def _question(request: Request) -> tuple[ImageRef, str]:
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind == _FORM:
+        async with request.form(max_files=1, max_fields=2) as form:
+            return await _form_question(form)
+    try:
+        body = json.loads(await request.body()) if kind == _JSON else None
+        said = PictureQuestion.model_validate(body)
+    except ValidationError as error:
+        raise misfit(error.errors(), body) from None
+    except (ValueError, RecursionError):
+        raise ServeError(Code.INVALID_ARGUMENT, "the body is not JSON") from None
+    return _image_ref(said.image_data, "image_data"), said.prompt
+
+
+async def _form_question(form: FormData) -> tuple[ImageRef, str]:
+    for name in form:
+        if name not in _FORM_FIELDS:
+            raise invalid(name, "is not served here")
+    file, prompt = form.get("image"), form.get("prompt", DEFAULT_PROMPT)
+    if not isinstance(file, UploadFile):
+        raise invalid("image", "must be a file")
+    if not isinstance(prompt, str) or not prompt:
+        raise invalid("prompt", "must be a text")
+    return ImageRef(await file.read(), field="image"), prompt
+
+
+def _image_ref(data: str, field: str) -> ImageRef:
+    if not data:
+        raise invalid(field, "holds no data")
+    return ImageRef(url=data if data.startswith("data:") else f"data:;base64,{data}", field=field)
+
+
+def _asked(picture: ImageRef, prompt: str, limits: LimitSettings) -> ChatRequest:
+    sampling = SamplingParams(max_tokens=limits.default_max_tokens)
+    return ChatRequest((Message(Role.USER, (picture, prompt)),), sampling)
+
+
+async def _described(
+    service: Service, limits: LimitSettings, questions: Sequence[PictureQuestion]
+) -> list[str | Exception]:
+    """The answer to each, or what it ended with."""
+
+    async def one(index: int, question: PictureQuestion) -> str:
+        path = f"images[{index}]"
+        picture = _image_ref(question.image_data, f"{path}.image_data")
+        request = _asked(picture, question.prompt, limits)
+        with fields_named(lambda field: f"{path}.prompt" if field == "messages" else field):
+            async with aclosing(service.chat(request)) as chunks:
+                return "".join([chunk.text async for chunk in chunks])
+
+    asking = [asyncio.create_task(one(i, question)) for i, question in enumerate(questions)]
+    try:
+        await asyncio.wait(asking)
+    finally:
+        for task in asking:
+            task.cancel()
+        await asyncio.wait(asking)
+    return [_outcome(task) for task in asking]
+
+
+def _outcome(task: asyncio.Task[str]) -> str | Exception:
+    error = task.exception()
+    if error is None:
+        return task.result()
+    if isinstance(error, Exception):
+        return error
+    raise error
