@@ -26,6 +26,6 @@ base64 -w0 "$image" |
   }' |
   curl -sS --no-buffer --fail-with-body --json @- "$server/v1/chat/completions" |
   # A stream is lines of "data: {...}", the last one "data: [DONE]"; an error is one object.
-  sed -u -n -e '/^data: {/s/^data: //p' -e '/^{/p' |
+  sed -u -n -e 's/^data: {/{/p; t' -e '/^{/p' |
   jq --unbuffered -rj '.choices[0].delta.content // .error.message // empty'
 echo

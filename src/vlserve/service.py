@@ -215,7 +215,7 @@ class Service:
 
     async def _answer(self, request: ChatRequest) -> AsyncGenerator[Chunk]:
         async with self._loaded(request) as (share, pictures):
-            # Nothing here keeps the decoded pictures: the engine lets go of them once they are seen.
+            # Nothing here keeps decoded pictures: the engine lets go of them once they are seen.
             answers = [
                 self._engine.generate(each)
                 for each in _single_answers(request, _filled(request.messages, pictures))

@@ -15,7 +15,7 @@ import grpc
 import pytest
 
 from vlserve.doors.grpc.pb import vision_pb2 as pb
-from vlserve.doors.grpc.pb import vision_pb2_grpc
+from vlserve.doors.grpc.server import SERVICE
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "examples" / "README.md").read_text()
@@ -107,9 +107,13 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
             pytest.fail("the server ended before it was ready:\n" + "".join(said))
         try:
             with grpc.insecure_channel(f"localhost:{grpc_port}") as channel:
-                stub = vision_pb2_grpc.VisionServiceStub(channel)  # type: ignore[no-untyped-call]
+                chat = channel.unary_unary(
+                    f"/{SERVICE}/Chat",
+                    pb.VisionRequest.SerializeToString,
+                    pb.VisionResponse.FromString,
+                )
                 picture = (ROOT / PICTURE).read_bytes()
-                answer = stub.Chat(pb.VisionRequest(image=picture, prompt=QUESTION)).text.strip()
+                answer = chat(pb.VisionRequest(image=picture, prompt=QUESTION)).text.strip()
             yield Served(folder, grpc_port, http_port, answer)
         finally:
             server.terminate()
