@@ -1,4 +1,4 @@
-"""What a request takes, counted without the model, is what the model then takes, in every family."""
+"""What a count says without the model is what the model then takes, in every family."""
 
 import random
 from pathlib import Path
