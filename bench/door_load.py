@@ -96,8 +96,8 @@ def http_caller(*, is_stream: bool, picture: bytes = b"") -> Caller:
         )
 
         async def ask() -> None:
-            for event in (head, h11.Data(data=body), h11.EndOfMessage()):
-                writer.write(protocol.send(event) or b"")
+            for part in (head, h11.Data(data=body), h11.EndOfMessage()):
+                writer.write(protocol.send(part) or b"")
             await writer.drain()
             while not isinstance(event := protocol.next_event(), h11.EndOfMessage):
                 if event is h11.NEED_DATA:

@@ -53,6 +53,7 @@ def test_every_import_falls() -> None:
         ),
         ("engines/base.py", "import vlserve.engines.catalog", "circle"),
         ("service.py", "import grpc", "grpc at home"),
+        ("doors/grpc/status.py", "import vlserve.doors.kserve.tensors", "circle"),
         ("service.py", "import fastapi", "fastapi and starlette at home"),
         ("app.py", "import hypercorn", "hypercorn at home"),
         ("service.py", "import PIL.Image", "Pillow, PyAV and aiohttp at home"),

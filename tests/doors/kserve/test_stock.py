@@ -1,6 +1,7 @@
 """The judge of this door is the stock tritonclient, in a process of its own."""
 
 import asyncio
+import hashlib
 import json
 import sys
 from collections.abc import AsyncIterator
@@ -14,32 +15,27 @@ from PIL import Image
 
 from tests import pictures
 from tests.doors.grpc.live import live
-from vlserve import media
-from vlserve.types import ImageRef
+from tests.scripted import ScriptedEngine
 
 ROOT = Path(__file__).parents[3]
 # One event loop for all: grpc.aio holds on to the first one that it meets.
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 
-def noise() -> bytes:
-    """A picture of more than 5 MB."""
-    pixels = np.random.default_rng(5).integers(0, 256, (1300, 1300, 3), np.uint8)
-    data = pictures.encoded(Image.fromarray(pixels), "PNG")
-    assert len(data) > 5_000_000
-    return data
-
-
-DATA = noise()
-DIGEST = media.load(ImageRef(DATA), 1300 * 1300).sha256
+# A picture of more than 5 MB, and what the engine is to see of it.
+PIXELS = np.random.default_rng(5).integers(0, 256, (1300, 1300, 3), np.uint8)
+DIGEST = hashlib.sha256(b"1300x1300:" + PIXELS.tobytes()).hexdigest()
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
 async def report(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[dict[str, Any]]:
     """What the client saw of one server, by case."""
     picture = tmp_path_factory.mktemp("stock") / "noise.png"
-    picture.write_bytes(DATA)
-    async with live() as house:
+    data = pictures.encoded(Image.fromarray(PIXELS), "PNG")
+    assert len(data) > 5_000_000
+    picture.write_bytes(data)
+    # Steps that take long enough for requests of one stream to meet.
+    async with live(ScriptedEngine(step_s=0.02)) as house:
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "tests.doors.kserve.stock", house.door.address, picture),
             cwd=ROOT,

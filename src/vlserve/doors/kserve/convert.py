@@ -59,11 +59,14 @@ def asked(wire: pb.ModelInferRequest, limits: LimitSettings) -> Asked:
     if is_stream and not is_answer_alone:
         raise invalid("exclude_input_in_output", "must be true where stream is")
     (question,) = _texts(inputs, "text_input")
-    pictures = (_picture(data, i) for i, data in enumerate(inputs.get("image", ())))
-    content = (*pictures, question) if question else tuple(pictures)
+    content: list[str | ImageRef] = [
+        _picture(data, i) for i, data in enumerate(inputs.get("image", ()))
+    ]
+    if question:
+        content.append(question)
     return Asked(
         ChatRequest(
-            (Message(Role.USER, content),), sampling.sampling(given, limits), wire.model_name
+            (Message(Role.USER, tuple(content)),), sampling.sampling(given, limits), wire.model_name
         ),
         is_stream,
         frozenset(
@@ -90,9 +93,10 @@ def _parameters(wire: pb.ModelInferRequest) -> tuple[float | None, dict[str, Giv
         value = getattr(parameter, kind) if kind else None
         match name:
             case "timeout":
-                if kind != "int64_param" or value < 0:
+                microseconds = parameter.int64_param
+                if kind != "int64_param" or microseconds < 0:
                     raise invalid(path, "must be a whole number of microseconds")
-                timeout_s = value / 1e6 if value else None
+                timeout_s = microseconds / 1e6 or None
             case "triton_enable_empty_final_response":
                 # The last piece says that it is the last: no empty one need follow it.
                 if kind != "bool_param":
