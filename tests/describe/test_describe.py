@@ -17,7 +17,7 @@ from vlserve.describe import output as output_room
 from vlserve.describe import patience as patience_room
 from vlserve.describe.ask import COLUMNS
 from vlserve.describe.errors import DescribeError
-from vlserve.describe.journal import SUFFIX
+from vlserve.describe.journal import SUFFIX, Journal
 from vlserve.doors.grpc.server import GrpcDoor
 from vlserve.errors import ServeError
 from vlserve.service import Service
@@ -76,6 +76,17 @@ async def test_what_is_known_is_not_asked_again(folder: Path, tmp_path: Path) ->
         *(f"{i:03}.png" for i in range(NUM) if i != 4),
         "new.png",
     ]
+
+
+async def test_without_the_journal_all_is_asked_again(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The control of the test above."""
+    monkeypatch.setattr(Journal, "has_failed", lambda *of: None)
+    async with live() as house:
+        for _ in range(2):
+            assert await ran(folder, tmp_path / "out.jsonl", house.door.address) == 0
+        assert len(house.engine.seen) == 2 * NUM
 
 
 async def test_a_broken_picture_is_a_row_that_says_so(

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-from vlserve.describe import journal as journal_room
 from vlserve.describe.errors import DescribeError
 from vlserve.describe.journal import SUFFIX, Done, Journal
 
@@ -39,7 +38,7 @@ async def test_torn_at_every_offset_it_loses_nothing_that_was_whole(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # What a kill tears is the same without it, and hundreds of them take long.
-    monkeypatch.setattr(journal_room.os, "fsync", lambda file: None)
+    monkeypatch.setattr(os, "fsync", lambda file: None)
     items = [done(i) for i in range(4)]
     data = await filled(tmp_path, *items)
     path = tmp_path / f"out.jsonl{SUFFIX}"
@@ -75,7 +74,7 @@ async def test_a_write_that_fails_in_the_middle_leaves_no_trace(
     with opened(tmp_path) as journal:
         await journal.append(done(0))
         with monkeypatch.context() as patch:
-            patch.setattr(journal_room.os, "pwrite", full)
+            patch.setattr(os, "pwrite", full)
             with pytest.raises(OSError, match="No space"):
                 await journal.append(done(1, "long " * 100))
         assert kept(journal, 2) == [done(0)]
@@ -97,7 +96,7 @@ async def test_a_write_that_fails_for_good_leaves_what_was_there(
 
     with opened(tmp_path) as journal:
         await journal.append(done(0))
-        monkeypatch.setattr(journal_room.os, "pwrite", full)
+        monkeypatch.setattr(os, "pwrite", full)
         for each in (done(1, "long " * 100), done(2)):
             with pytest.raises(OSError, match="No space"):
                 await journal.append(each)
@@ -110,9 +109,7 @@ async def test_a_short_write_is_gone_on_with(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write = os.pwrite
-    monkeypatch.setattr(
-        journal_room.os, "pwrite", lambda file, data, offset: write(file, data[:3], offset)
-    )
+    monkeypatch.setattr(os, "pwrite", lambda file, data, offset: write(file, data[:3], offset))
     await filled(tmp_path, done(0), done(1))
     with opened(tmp_path) as journal:
         assert kept(journal, 2) == [done(0), done(1)]
@@ -141,8 +138,8 @@ async def test_it_is_on_the_disk_before_it_counts(
         said.append("write")
         return write(file, data, offset)
 
-    monkeypatch.setattr(journal_room.os, "fsync", synced)
-    monkeypatch.setattr(journal_room.os, "pwrite", written)
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(os, "pwrite", written)
     with opened(tmp_path) as journal:
         said.clear()
         await journal.append(done(0))

@@ -83,11 +83,11 @@ class _Sender:
         content = batch_file.body(self._source, line)
         try:
             response = await answered(partial(self._answer, line.url, content), self._patience)
-        except _Refused as error:
-            response = error.response
+        except _Refused as refused:
+            response = refused.response
         row = _row(line, response)
-        error = None if response.is_success else _said(row["response"]["body"])
-        return Done(line.key, line.stamp, error, row)
+        why = None if response.is_success else _said(row["response"]["body"])
+        return Done(line.key, line.stamp, why, row)
 
     async def _answer(self, url: str, content: bytes) -> httpx2.Response:
         try:

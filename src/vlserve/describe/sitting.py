@@ -43,6 +43,7 @@ class Sitting:
         self._effort = effort
         self._bar = Bar(_ERR)
         self._counts = Counts(0)
+        self._seconds = 0.0
         self._failed: list[tuple[str, str]] = []
         self.patience = Patience(effort.patience_s, self.say)
 
@@ -59,7 +60,6 @@ class Sitting:
         working = asyncio.ensure_future(work)
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, working.cancel)
-        begin_s = time.monotonic()
         try:
             with self._bar:
                 await working
@@ -69,7 +69,7 @@ class Sitting:
         finally:
             for number in (signal.SIGTERM, signal.SIGINT):
                 loop.remove_signal_handler(number)
-        _OUT.out(summary(self._counts, time.monotonic() - begin_s, self._path))
+        _OUT.out(summary(self._counts, self._seconds, self._path))
         if self._failed:
             _ERR.out(failures(self._failed, self._path))
         return SOME_FAILED if self._failed else ALL_ANSWERED
@@ -88,6 +88,7 @@ class Sitting:
         """
         with Journal.opened(self._path, asked, overwrite=self._effort.overwrite) as journal:
             self._bar.say("asking")
+            begin_s = time.monotonic()
             self._counts = await carry_out(
                 items,
                 do,
@@ -96,6 +97,7 @@ class Sitting:
                 retry_failed=self._effort.retry_failed,
                 on_change=self._bar.show,
             )
+            self._seconds = time.monotonic() - begin_s
             keys = [item.key for item in items]
             output.write(self._path, (done.row for done in journal.done(keys)), columns)
             self._failed = [
