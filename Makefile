@@ -51,7 +51,7 @@ faults: $(READY) ## kill and freeze the engine's process under load (about ten m
 kills: $(READY) ## kill `vlserve describe` in the middle of 1,000 pictures (about ten minutes)
 	$(BIN)/python -m bench.describe
 
-THIRD_PARTY := build/third-party
+THIRD_PARTY := $(CURDIR)/build/third-party
 clients: $(READY) ## every example client, those for LangChain and LiteLLM too, against a live server
 	$(BIN)/pip install --quiet --constraint constraints.txt --upgrade --target $(THIRD_PARTY) langchain-openai litellm
 	PYTHONPATH=$(THIRD_PARTY) $(BIN)/python -m pytest tests/examples

@@ -6,8 +6,8 @@ from typing import Any
 from tokenizers import AddedToken
 
 _NUMBER = re.compile("[0-9]+")
-# Added tokens of letters or of space alone are words like any other.
-_MARK = re.compile(r"[^\w\s]")
+# Letters within brackets of some kind. Other added tokens are words, space or punctuation.
+_MARK = re.compile(r"[^\w\s]\w.*[^\w\s]")
 
 
 def own_marks(processor: Any, config: Any, written: str) -> frozenset[str]:
