@@ -1,8 +1,10 @@
 """Videos whose frames say their numbers, made by PyAV."""
 
 import io
+import tempfile
 from collections.abc import Sequence
 from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
 import av
@@ -44,8 +46,8 @@ def video(
     **stream_fields: Any,
 ) -> bytes:
     """A video file. `times` are the frames' times in 1/`rate` s, one after the other by default."""
-    file = io.BytesIO()
-    with av.open(file, "w", format=container, options=options or {}) as out:
+    file = tempfile.NamedTemporaryFile()  # noqa: SIM115  what is shifted is opened by its name
+    with file, av.open(file.name, "w", format=container, options=options or {}) as out:
         stream: Any = out.add_stream(codec, rate)
         stream.width, stream.height = size
         stream.pix_fmt = pix_fmt
@@ -60,7 +62,8 @@ def video(
             made.time_base = Fraction(1, rate)
             out.mux(stream.encode(made))
         out.mux(stream.encode())
-    return file.getvalue()
+        out.close()
+        return Path(file.name).read_bytes()
 
 
 def animation(kind: str, num_frames: int = 30, size: tuple[int, int] = SIZE) -> bytes:

@@ -95,13 +95,12 @@ def refused() -> dict[str, bytes]:
         files[f"png {name} bomb"] = png(4, 4, chunk(name.encode(), body))
     small_bomb = zlib.compress(bytes(1 << 20), 9)
     files["png many zTXt"] = png(4, 4, *[chunk(b"zTXt", b"a\0\0" + small_bomb)] * 200)
-    for name, value in {"depth": 3, "colour": 1, "interlace": 9}.items():
+    for name, value in {"depth": 3, "colour": 1}.items():
         files[f"png {name} {value}"] = png(4, 4, **{name: value})
     whole = pictures.encoded(Image.fromarray(pictures.scene()), "PNG")
     files |= {
         "png without data": whole[:33] + chunk(b"IEND", b""),
         "png wrong sum": whole[:29] + b"\0\0\0\0" + whole[33:],
-        "png chunk of 4 GB": whole[:33] + b"\xff\xff\xff\xffIDAT" + whole[41:],
         "png palette without one": png(4, 4, colour=3),
         "tiff directory in itself": tiff(4, 4, t330=8)[:8] + struct.pack("<HI", 0, 8),
         "tiff without directory": b"II*\0\0\0\0\0",

@@ -149,16 +149,14 @@ def decode(channel: socket.socket, limits: Bounds) -> None:
         if not datagram:
             return
         source, pixels = fds
-        data = _read(source)
         open_files(0)
         # The front ends this process in time. By the kernel it ends where the front cannot.
         signal.setitimer(signal.ITIMER_REAL, limits.clock_s + 1)
         used_s = resource.getrusage(resource.RUSAGE_SELF)
         ends_s = math.ceil(used_s.ru_utime + used_s.ru_stime) + limits.processor_s
         resource.setrlimit(resource.RLIMIT_CPU, (ends_s, resource.RLIM_INFINITY))
-        found = _answer(task(datagram), data, pixels)
+        found = _answer(task(datagram), source, pixels)
         signal.setitimer(signal.ITIMER_REAL, 0)
-        del data
         for fd in fds:
             os.close(fd)
         channel.send(encoded(found))
@@ -178,8 +176,9 @@ def rehearse() -> None:
     video.rehearse()
 
 
-def _answer(what: Task, data: bytes, pixels: int) -> Answer:
+def _answer(what: Task, source: int, pixels: int) -> Answer:
     try:
+        data = _read(source)
         if what.only_size:
             if what.max_frames:
                 return Size(video.num_pixels(data, what.max_frames, what.max_pixels))
