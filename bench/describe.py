@@ -29,7 +29,7 @@ from rich.table import Table
 from bench.faults import commit
 from bench.workload import picture
 from vlserve.describe.journal import SUFFIX
-from vlserve.media import png
+from vlserve.media.picture import png
 
 RESULTS = Path(__file__).parent / "results"
 QUESTION = "Describe the image"

@@ -15,7 +15,7 @@ import grpc
 import pytest
 
 from vlserve.doors.grpc.pb import vision_pb2 as pb
-from vlserve.doors.grpc.server import SERVICE
+from vlserve.doors.grpc.vision import SERVICE
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "examples" / "README.md").read_text()

@@ -302,7 +302,7 @@ REFUSED: list[tuple[str, dict[str, Any]]] = [
     ("messages[0].extra", {"messages": [{"role": "user", "content": "a", "extra": 1}]}),
     ("messages[0].tool_calls", {"messages": [user("a") | {"tool_calls": [{}]}]}),
     ("messages[0]", {"messages": [user("")]}),
-    ("messages[0].content[0].type", {"messages": [user({"type": "video_url"})]}),
+    ("messages[0].content[0].video_url", {"messages": [user({"type": "video_url"})]}),
     ("messages[0].content[0].type", {"messages": [user({"text": "a"})]}),
     ("messages[0].content[0].text", {"messages": [user({"type": "text"})]}),
     ("messages[0].content[0].text", {"messages": [user(text_part("a") | {"text": 1})]}),

@@ -23,6 +23,7 @@ from vlserve.types import (
     TokenCount,
     TokenLogprob,
     Usage,
+    VideoRef,
     total_usage,
 )
 
@@ -95,9 +96,11 @@ def wire_request(request: ChatRequest) -> pb.VisionRequest:
     )
 
 
-def _wire_part(part: str | ImageRef) -> pb.Part:
+def _wire_part(part: str | ImageRef | VideoRef) -> pb.Part:
     if isinstance(part, str):
         return pb.Part(text=part)
+    if isinstance(part, VideoRef):
+        return pb.Part(video_url=part.url) if part.url else pb.Part(video=part.data)
     return pb.Part(image_url=part.url) if part.url else pb.Part(image=part.data)
 
 
@@ -226,7 +229,7 @@ def _single_turn(wire: pb.VisionRequest) -> Message[ImageRef]:
     return Message(Role.USER, tuple(content))
 
 
-def _message(wire: pb.Message, path: str) -> Message[ImageRef]:
+def _message(wire: pb.Message, path: str) -> Message[ImageRef | VideoRef]:
     refuse_unknown(wire, path)
     role = _ROLES.get(wire.role)
     if role is None:
@@ -237,7 +240,7 @@ def _message(wire: pb.Message, path: str) -> Message[ImageRef]:
     return Message(role, parts)
 
 
-def _part(wire: pb.Part, path: str) -> str | ImageRef:
+def _part(wire: pb.Part, path: str) -> str | ImageRef | VideoRef:
     refuse_unknown(wire, path)
     match wire.WhichOneof("content"):
         case "text":
@@ -246,8 +249,12 @@ def _part(wire: pb.Part, path: str) -> str | ImageRef:
             return ImageRef(wire.image, f"{path}.image")
         case "image_url":
             return ImageRef(url=wire.image_url, field=f"{path}.image_url")
+        case "video":
+            return VideoRef(wire.video, field=f"{path}.video")
+        case "video_url":
+            return VideoRef(url=wire.video_url, field=f"{path}.video_url")
         case _:
-            raise invalid(path, "must hold a text or an image")
+            raise invalid(path, "must hold a text, an image or a video")
 
 
 def _sampling(wire: pb.Sampling, limits: LimitSettings) -> SamplingParams:

@@ -12,7 +12,7 @@ from vlserve.doors.kserve.sampling import Given
 from vlserve.doors.kserve.tensors import Element, read, requested, shown
 from vlserve.errors import Code, ServeError, invalid
 from vlserve.settings import LimitSettings
-from vlserve.types import ChatRequest, ImageRef, Message, Role
+from vlserve.types import ChatRequest, ImageRef, Message, Role, VideoRef
 
 VERSION: Final = "1"
 # The first bytes of a picture that is written in base64. Those of a file are no such text in any
@@ -59,7 +59,7 @@ def asked(wire: pb.ModelInferRequest, limits: LimitSettings) -> Asked:
     if is_stream and not is_answer_alone:
         raise invalid("exclude_input_in_output", "must be true where stream is")
     (question,) = _texts(inputs, "text_input")
-    content: list[str | ImageRef] = [
+    content: list[str | ImageRef | VideoRef] = [
         _picture(data, i) for i, data in enumerate(inputs.get("image", ()))
     ]
     if question:

@@ -22,6 +22,7 @@ from vlserve.doors.openai.schema import (
     JsonObjectFormat,
     StructuredOutputs,
     TextPart,
+    VideoPart,
 )
 from vlserve.errors import invalid
 from vlserve.settings import LimitSettings
@@ -38,6 +39,7 @@ from vlserve.types import (
     SamplingParams,
     TokenLogprob,
     Usage,
+    VideoRef,
     total_usage,
 )
 
@@ -161,7 +163,7 @@ def _top_logprob(token: TokenLogprob) -> TopLogprob:
     return TopLogprob(token=token.text, logprob=likely, bytes=list(token.data))
 
 
-def _message(message: ChatMessage, path: str) -> Message[ImageRef]:
+def _message(message: ChatMessage, path: str) -> Message[ImageRef | VideoRef]:
     role = ROLES[message.role]
     if isinstance(message.content, str):
         return Message(role, (message.content,))
@@ -169,9 +171,14 @@ def _message(message: ChatMessage, path: str) -> Message[ImageRef]:
     return Message(role, tuple(parts))
 
 
-def _part(part: ChatPart, path: str) -> str | ImageRef:
+def _part(part: ChatPart, path: str) -> str | ImageRef | VideoRef:
     if isinstance(part, TextPart):
         return part.text
+    if isinstance(part, VideoPart):
+        url, field = part.video_url, f"{path}.video_url"
+        if not isinstance(url, str):
+            url, field = url.url, f"{field}.url"
+        return VideoRef(url=_named(url, field), field=field)
     if isinstance(part, ImagePart) and not isinstance(part.image_url, str):
         return image_ref(part.image_url.url, f"{path}.image_url.url")
     return image_ref(str(part.image_url), f"{path}.image_url")
@@ -179,9 +186,13 @@ def _part(part: ChatPart, path: str) -> str | ImageRef:
 
 def image_ref(url: str, field: str) -> ImageRef:
     """A picture at a URL. Raises ServeError(INVALID_ARGUMENT) naming `field`."""
+    return ImageRef(url=_named(url, field), field=field)
+
+
+def _named(url: str, field: str) -> str:
     if not url:
         raise invalid(field, "must not be empty")
-    return ImageRef(url=url, field=field)
+    return url
 
 
 def _sampling(body: ChatCompletionRequest, limits: LimitSettings) -> SamplingParams:

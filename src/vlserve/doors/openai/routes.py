@@ -1,16 +1,17 @@
-"""OpenAI's API: models, chat completions, responses."""
+"""OpenAI's API: models, chat completions, responses, uploads."""
 
 from fastapi import APIRouter
 
-from vlserve.doors.openai import chat, models, responses
+from vlserve.doors.openai import chat, files, models, responses
 from vlserve.service import Service
 from vlserve.settings import LimitSettings
 
 
-def routes(service: Service, limits: LimitSettings) -> APIRouter:
+def routes(service: Service, limits: LimitSettings, keep_uploads_s: float) -> APIRouter:
     """All paths of the door."""
     router = APIRouter()
     router.include_router(models.routes(service))
     router.include_router(chat.routes(service, limits))
     router.include_router(responses.routes(service, limits))
+    router.include_router(files.routes(service, keep_uploads_s))
     return router

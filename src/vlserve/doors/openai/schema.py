@@ -42,7 +42,10 @@ EitherForm = Discriminator(_form)
 class ImageUrl(Said):
     """Where a picture is, and how closely it should be looked at."""
 
-    url: str = Field(description="a data: URL in base64, or http(s) where fetching is switched on")
+    url: str = Field(
+        description="a data: URL in base64, the id of an upload,"
+        " or http(s) where fetching is switched on"
+    )
     detail: ImageDetail | None = Field(
         None, description="taken and without effect: the model's own processor decides"
     )
@@ -64,6 +67,21 @@ class ImagePart(Said):
     ]
 
 
+class VideoUrl(Said):
+    """Where a video is."""
+
+    url: str = Field(description="as `url` of ImageUrl; an animation is a video as well")
+
+
+class VideoPart(Said):
+    """A video, of which the model is given some frames."""
+
+    type: Literal["video_url"]
+    video_url: Annotated[
+        Annotated[str, Tag("text")] | Annotated[VideoUrl, Tag("object")], EitherForm
+    ]
+
+
 class InputImagePart(Said):
     """A picture, as responses write it."""
 
@@ -74,7 +92,7 @@ class InputImagePart(Said):
     )
 
 
-ChatPart = Annotated[TextPart | ImagePart | InputImagePart, Field(discriminator="type")]
+ChatPart = Annotated[TextPart | ImagePart | VideoPart | InputImagePart, Field(discriminator="type")]
 ChatParts = Annotated[list[ChatPart], Field(max_length=MAX_PARTS)]
 
 

@@ -1,0 +1,110 @@
+"""A picture sent once and asked about often, and videos, through both doors."""
+
+import base64
+import hashlib
+import io
+from typing import Any
+
+import grpc
+import openai
+import pytest
+
+from tests.doors.grpc.live import png
+from tests.doors.http.live import House, live, text_part, user
+from tests.media import clips
+from tests.scripted import MODEL, ScriptedEngine
+from vlserve.doors.grpc.pb import vision_pb2 as pb
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+SHA = hashlib.sha256(b"8x6:" + bytes([255, 0, 0]) * 48).hexdigest()
+PICTURE_URL = "messages[0].content[0].image_url.url"
+
+
+def named(url: str, kind: str = "image_url") -> Any:
+    return {"type": kind, kind: {"url": url}}
+
+
+async def asked(house: House[ScriptedEngine], *parts: Any) -> str:
+    async with house.client() as client:
+        answer = await client.chat.completions.create(
+            model=MODEL, messages=[user(*parts, text_part("what is this"))]
+        )
+    return answer.choices[0].message.content or ""
+
+
+async def test_an_upload_is_asked_about_at_both_doors() -> None:
+    async with live() as house, house.client() as client, house.grpc_client() as caller:
+        file = await client.files.create(file=("a.png", png()), purpose="vision")
+        assert file.id == f"sha256:{hashlib.sha256(png()).hexdigest()}"
+        assert (file.bytes, file.filename, file.purpose) == (len(png()), "a.png", "vision")
+        assert file.expires_at == file.created_at + 60
+        answers = [await asked(house, named(file.id)) for _ in range(2)]
+        wire = pb.VisionRequest(image_url=file.id, prompt="what is this")
+        answers.append((await caller.chat(wire)).text)
+    assert answers == [f"{SHA} what is this "] * 3
+
+
+async def test_a_reference_that_nobody_uploaded_is_refused_by_its_name() -> None:
+    unknown = f"sha256:{'0' * 64}"
+    async with live() as house, house.grpc_client() as caller:
+        with pytest.raises(openai.BadRequestError) as refused:
+            await asked(house, named(unknown))
+        call = caller.chat(pb.VisionRequest(image_url=unknown, prompt="what is this"))
+        assert await call.code() is grpc.StatusCode.INVALID_ARGUMENT
+        details = await call.details()
+    assert refused.value.param == PICTURE_URL
+    assert (details or "").startswith("image_url")
+
+
+@pytest.mark.parametrize(
+    ("param", "form"),
+    [
+        ("file", {"files": {"other": b"x"}, "data": {}}),
+        ("file", {"files": {"file": b""}, "data": {}}),
+        ("purpose", {"files": {"file": png()}, "data": {"purpose": "fine-tune"}}),
+        ("expires_after", {"files": {"file": png()}, "data": {"expires_after": "1"}}),
+    ],
+)
+async def test_what_is_no_upload_is_refused_by_its_name(param: str, form: dict[str, Any]) -> None:
+    boundary, parts = "cut", b""
+    for name, content in form["files"].items():
+        head = f'--cut\r\nContent-Disposition: form-data; name="{name}"; filename="a"\r\n\r\n'
+        parts += head.encode() + content + b"\r\n"
+    for name, text in form["data"].items():
+        head = f'--cut\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n'
+        parts += f"{head}{text}\r\n".encode()
+    kind = f"multipart/form-data; boundary={boundary}"
+    async with live() as house:
+        answer = await house.post("/v1/files", parts + b"--cut--\r\n", kind)
+        bare = await house.post("/v1/files", {})
+    assert (answer.status, bare.status) == (400, 400)
+    assert answer.error["param"] in {param, "other"}
+
+
+async def test_a_video_gives_its_frames_at_both_doors() -> None:
+    data = clips.animation("GIF")
+    url = f"data:image/gif;base64,{base64.b64encode(data).decode()}"
+    async with live() as house, house.grpc_client() as caller:
+        answers = [await asked(house, part) for part in (named(url, "video_url"),)]
+        async with house.client() as client:
+            file = await client.files.create(file=io.BytesIO(data), purpose="user_data")
+        answers.append(await asked(house, {"type": "video_url", "video_url": file.id}))
+        for part in (pb.Part(video=data), pb.Part(video_url=url)):
+            parts = [part, pb.Part(text="what is this")]
+            wire = pb.VisionRequest(messages=[pb.Message(role=pb.ROLE_USER, parts=parts)])
+            answers.append((await caller.chat(wire)).text)
+        seen = [
+            [clips.number(picture.pixels) for picture in request.messages[0].pictures()]
+            for request in house.engine.seen
+        ]
+    assert len(set(answers)) == 1
+    assert seen == [seen[0]] * 4
+    assert len(seen[0]) == 8
+    assert seen[0] == sorted(set(seen[0]))
+
+
+async def test_a_video_that_is_none_is_refused_by_its_name() -> None:
+    async with live() as house:
+        with pytest.raises(openai.BadRequestError) as refused:
+            await asked(house, named("data:video/mp4;base64,AAAA", "video_url"))
+    assert refused.value.param == "messages[0].content[0].video_url.url"
