@@ -2,6 +2,8 @@
 
 import asyncio
 import base64
+import random
+from collections import Counter
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -20,6 +22,8 @@ from vlserve.types import Guide, GuideKind
 # One event loop for all: grpc.aio holds on to the first one that it meets.
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 Wire = pb.ModelInferRequest
+NUM_SPOILED = 500
+SEED = 4
 
 
 async def test_contents_in_place_of_raw_ones() -> None:
@@ -345,6 +349,41 @@ async def test_a_stream_takes_only_so_many_at_once() -> None:
         assert engine.num_running == MAX_AT_ONCE
         call.cancel()
         await until(lambda: house.service.num_inside == 0)
+
+
+async def test_without_that_bound_it_takes_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The control of the test above."""
+    monkeypatch.setattr("vlserve.doors.kserve.servicer.MAX_AT_ONCE", 1000)
+    engine = ScriptedEngine(num_slots=MAX_AT_ONCE + 8)
+    wires = [asked("hold", flags={"stream": True}) for _ in range(MAX_AT_ONCE + 40)]
+    async with live(engine) as house, InferenceClient(house.door.address) as client:
+        call = client.stream(iter(wires))
+        await until(lambda: engine.num_running == MAX_AT_ONCE + 8)
+        call.cancel()
+        await until(lambda: house.service.num_inside == 0)
+
+
+async def test_spoiled_requests_are_answered_or_refused_and_never_a_fault() -> None:
+    chance = random.Random(SEED)
+    wire = asked("hello you", images=(png(),), sampling={"seed": 3, "stop": ["x"]}, id="i")
+    wire.parameters["timeout"].int64_param = 5_000_000
+    whole = wire.SerializeToString()
+    codes: Counter[str] = Counter()
+    async with live() as house, InferenceClient(house.door.address) as client:
+        call = client.channel.unary_unary(f"/{SERVICE}/ModelInfer", None, None)
+        for _ in range(NUM_SPOILED):
+            data = bytearray(whole)
+            for _ in range(chance.randint(1, 4)):
+                data[chance.randrange(len(data))] = chance.randrange(256)
+            try:
+                await call(bytes(data))
+                codes["OK"] += 1
+            except grpc.aio.AioRpcError as error:
+                codes[error.code().name] += 1
+        assert house.service.num_inside == 0
+    print(f"tried {NUM_SPOILED}, {dict(codes)}, seed {SEED}")
+    assert set(codes) <= {"OK", "INVALID_ARGUMENT", "NOT_FOUND", "DEADLINE_EXCEEDED"}, codes
+    assert len(codes) > 1
 
 
 async def test_a_stream_that_nobody_reads_is_hung_up_on(monkeypatch: pytest.MonkeyPatch) -> None:
