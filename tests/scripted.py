@@ -10,7 +10,9 @@ from vlserve.types import (
     FinishReason,
     Guide,
     GuideKind,
+    ImageCount,
     Request,
+    TokenCount,
     TokenLogprob,
     Usage,
 )
@@ -71,6 +73,19 @@ class ScriptedEngine:
         finally:
             self.num_running -= 1
             self._slots.release()
+
+    async def count(self, request: Request) -> TokenCount:
+        """Ten tokens a picture and one a word, as in the usage of an answer."""
+        parts = [part for message in request.messages for part in message.content]
+        images = tuple(
+            ImageCount(part.width, part.height, tokens=10, tiles=2)
+            for part in parts
+            if not isinstance(part, str)
+        )
+        if "break" in parts:
+            raise RuntimeError("secret: /some/path at 0x7f00")
+        num_words = sum(len(part.split()) for part in parts if isinstance(part, str))
+        return TokenCount(10 * len(images) + num_words, 10 * len(images), images)
 
     def _answer(self, request: Request) -> Iterator[Chunk]:
         words = answer(request)

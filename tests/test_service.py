@@ -23,6 +23,7 @@ from vlserve.types import (
     Request,
     Role,
     SamplingParams,
+    TokenCount,
 )
 
 
@@ -324,3 +325,56 @@ async def test_nobody_waits_for_the_other_pictures_of_a_refused_request(
     await asyncio.sleep(0.3)
     assert len(decoded) < 10
     service.close()
+
+
+async def test_a_count_takes_the_same_way_in_and_no_slot() -> None:
+    engine = ScriptedEngine(num_slots=1)
+    service = opened(engine, max_waiting=1)
+    wanted = request(ImageRef(png()), "a b")
+    async with aclosing(service.chat(request("hold"))) as holding:
+        await anext(holding)
+        count = await service.count(wanted)
+        assert (count.prompt_tokens, count.image_tokens, count.text_tokens) == (12, 10, 2)
+        assert [(each.width, each.height) for each in count.images] == [(8, 6)]
+        async with aclosing(service.chat(request("hold"))) as waiting:
+            reading = asyncio.ensure_future(anext(waiting))
+            await until(lambda: service.num_inside == 2)
+            with pytest.raises(ServeError) as caught:
+                await service.count(wanted)
+            assert caught.value.code is Code.OVERLOADED
+            assert caught.value.retry_after_s is not None
+            reading.cancel()
+            await asyncio.wait([reading])
+    assert (service.num_inside, engine.num_running) == (0, 0)
+    assert [each.messages[0].content[-1] for each in engine.seen] == ["hold", "hold"]
+
+
+@pytest.mark.parametrize(
+    ("field", "wanted"),
+    [
+        ("image", request(ImageRef(b"no picture"), "x")),
+        ("image", request(ImageRef(png()), ImageRef(png()), "x")),
+        ("max_tokens", request("x", sampling=SamplingParams(max_tokens=5000))),
+        ("model", request("x", model="other")),
+    ],
+)
+async def test_what_is_refused_is_not_counted(field: str, wanted: ChatRequest) -> None:
+    service = opened(ScriptedEngine(), max_images=1)
+    with pytest.raises(ServeError) as caught:
+        await service.count(wanted)
+    assert caught.value.field == field == (await refused(service, wanted)).field
+    assert service.num_inside == 0
+
+
+async def test_a_count_has_a_deadline() -> None:
+    class Slow(ScriptedEngine):
+        async def count(self, request: Request) -> TokenCount:
+            await asyncio.sleep(60)
+            return await super().count(request)
+
+    for timeout_s in (0.05, -1.0):
+        service = opened(Slow())
+        with pytest.raises(ServeError) as caught:
+            await service.count(request("x"), timeout_s)
+        assert caught.value.code is Code.DEADLINE_EXCEEDED
+        assert service.num_inside == 0

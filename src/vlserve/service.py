@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, contextmanager
 from dataclasses import replace
-from typing import Final
+from typing import Final, TypeVar
 
 from vlserve import media
 from vlserve.budget import Budget
@@ -24,6 +24,7 @@ from vlserve.types import (
     Message,
     Request,
     Role,
+    TokenCount,
 )
 
 MIN_RETRY_S: Final = 0.1
@@ -32,6 +33,7 @@ _FIRST_DURATION_S: Final = 1.0  # of a request, while none has ended yet
 _RECENT: Final = 32
 _ROUNDS: Final = 4  # times that all places come free, over which those who were refused spread
 _MARGIN: Final = 1.25  # places come free unevenly, and to come in vain costs more than to come late
+Item = TypeVar("Item")
 
 
 class Queue:
@@ -160,18 +162,41 @@ class Service:
         naming the field, OVERLOADED with a time to come again, DEADLINE_EXCEEDED, UNAVAILABLE
         while starting or draining, or what the engine raises.
         """
-        limit_s = self._limits.timeout_s
-        deadline_s = asyncio.get_running_loop().time() + (
-            limit_s if timeout_s is None else min(timeout_s, limit_s)
-        )
-        queue = self._opened_queue()
-        if request.model not in ("", self._engine.info.model):
-            raise ServeError(Code.NOT_FOUND, "is not a model that is served here", field="model")
-        check(request, self._limits)
+        deadline_s = self._deadline_s(timeout_s)
+        queue = self._checked(request)
         with queue.permit(request.sampling.n):
             async with aclosing(self._answer(request)) as answer:
                 while (chunk := await _before(deadline_s, answer)) is not None:
                     yield chunk
+
+    async def count(self, request: ChatRequest, timeout_s: float | None = None) -> TokenCount:
+        """What a request takes of the context, without an answer: no model runs, no slot is waited
+        for. Admitted and checked as in `chat`, one place for all answers; raises as it does."""
+        deadline_s = self._deadline_s(timeout_s)
+        queue = self._checked(request)
+        with queue.permit():
+            async with aclosing(self._counted(request)) as counted:
+                count = await _before(deadline_s, counted)
+        assert count is not None  # noqa: S101  it yields one, or raises
+        return count
+
+    async def _counted(self, request: ChatRequest) -> AsyncGenerator[TokenCount]:
+        async with self._decoded.share(await self._num_pixels(request)):
+            first = next(_single_answers(request, await self._loaded(request.messages)))
+            yield await self._engine.count(first)
+
+    def _deadline_s(self, timeout_s: float | None) -> float:
+        limit_s = self._limits.timeout_s
+        longest_s = limit_s if timeout_s is None else min(timeout_s, limit_s)
+        return asyncio.get_running_loop().time() + longest_s
+
+    def _checked(self, request: ChatRequest) -> Queue:
+        """Where a request may queue that makes sense."""
+        queue = self._opened_queue()
+        if request.model not in ("", self._engine.info.model):
+            raise ServeError(Code.NOT_FOUND, "is not a model that is served here", field="model")
+        check(request, self._limits)
+        return queue
 
     async def _answer(self, request: ChatRequest) -> AsyncGenerator[Chunk]:
         # Nothing here keeps the decoded pictures: the engine lets them go once it has seen them.
@@ -268,15 +293,15 @@ async def _merged(answers: Sequence[AsyncGenerator[Chunk]]) -> AsyncGenerator[Ch
         await asyncio.wait(readers)
 
 
-async def _before(deadline_s: float, chunks: AsyncIterator[Chunk]) -> Chunk | None:
-    """The next chunk, None at the end. One at a time: a timeout that spans a `yield` would
+async def _before(deadline_s: float, items: AsyncIterator[Item]) -> Item | None:
+    """The next item, None at the end. One at a time: a timeout that spans a `yield` would
     strike whatever the reader does in between."""
     late = ServeError(Code.DEADLINE_EXCEEDED, "not answered in time")
     if asyncio.get_running_loop().time() >= deadline_s:
         raise late
     try:
         async with asyncio.timeout_at(deadline_s) as deadline:
-            return await anext(chunks, None)
+            return await anext(items, None)
     except TimeoutError:
         if deadline.expired():
             raise late from None

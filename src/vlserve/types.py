@@ -260,6 +260,34 @@ class Usage:
         return self.prompt_tokens - self.image_tokens
 
 
+@dataclass(frozen=True, slots=True)
+class ImageCount:
+    """What one picture takes of a prompt: the `tokens` that its features stand for, without marks
+    around them, and the `tiles` that the model looks at. `width` and `height` are the decoded
+    picture's, in pixels."""
+
+    width: int
+    height: int
+    tokens: int
+    tiles: int
+
+
+@dataclass(frozen=True, slots=True)
+class TokenCount:
+    """What a request takes of the context before its answer. `image_tokens` is the part of
+    `prompt_tokens` that stands for pictures, marks included; `images` are in the order of the
+    request's pictures."""
+
+    prompt_tokens: int
+    image_tokens: int
+    images: tuple[ImageCount, ...] = ()
+
+    @property
+    def text_tokens(self) -> int:
+        """The part of `prompt_tokens` that is text."""
+        return self.prompt_tokens - self.image_tokens
+
+
 def total_usage(usages: Iterable[Usage]) -> Usage:
     """The usage of a request with several answers: its prompt counts once.
 

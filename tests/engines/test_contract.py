@@ -144,6 +144,54 @@ async def test_a_prompt_that_never_fits_is_named(engine: Engine) -> None:
     assert engine.load().num_free_slots == MAX_RUNNING
 
 
+async def test_a_count_is_that_of_the_answer(engine: Engine) -> None:
+    rng = random.Random(5)
+    for i in range(8):
+        wanted = request(rng, f"count {i}")
+        count = await engine.count(wanted)
+        usage = (await answer(engine, wanted)).usage
+        assert (count.prompt_tokens, count.image_tokens) == (
+            usage.prompt_tokens,
+            usage.image_tokens,
+        )
+        pictures = [each for message in wanted.messages for each in message.pictures()]
+        assert [(c.width, c.height) for c in count.images] == [
+            (each.width, each.height) for each in pictures
+        ]
+        assert all(each.tokens > 0 and each.tiles > 0 for each in count.images)
+        assert sum(each.tokens for each in count.images) <= count.image_tokens
+
+
+async def test_a_count_waits_for_no_slot_and_takes_none(engine: Engine) -> None:
+    running = [engine.generate(asked_long(engine, f"{i}")) for i in range(2 * MAX_RUNNING)]
+    readers = [asyncio.create_task(anext(stream)) for stream in running]
+    await asyncio.wait(readers[:MAX_RUNNING])
+    assert (await engine.count(asked())).prompt_tokens > 0
+    for reader in readers:
+        reader.cancel()
+    await asyncio.wait(readers)
+    for stream in running:
+        await stream.aclose()
+    await settle(engine, 2)
+    assert engine.load().num_free_slots == MAX_RUNNING
+
+
+async def test_a_cancelled_count_leaves_nothing_behind(engine: Engine) -> None:
+    for i in range(20):
+        counting = asyncio.create_task(engine.count(asked(f"question {i}")))
+        await asyncio.sleep(0.001 * (i % 4))
+        counting.cancel()
+        await asyncio.wait([counting])
+    await settle(engine)
+    assert engine.load().num_waiting == 0
+    assert (await engine.count(asked())).images
+
+
+async def test_a_prompt_that_does_not_fit_is_counted(engine: Engine) -> None:
+    longest = engine.info.max_context_tokens
+    assert (await engine.count(asked("w " * (longest + 1)))).prompt_tokens > longest
+
+
 @pytest.mark.parametrize(
     "sampling", [{"guide": Guide(GuideKind.REGEX, "[ab]{3}")}, {"logprobs": 2}]
 )
@@ -219,5 +267,8 @@ async def test_close_ends_everyone_with_unavailable(engine: Engine) -> None:
     assert all(isinstance(o, ServeError) and o.code is Code.UNAVAILABLE for o in outcomes)
     with pytest.raises(ServeError) as caught:
         await answer(engine, asked())
+    assert caught.value.code is Code.UNAVAILABLE
+    with pytest.raises(ServeError) as caught:
+        await engine.count(asked())
     assert caught.value.code is Code.UNAVAILABLE
     await engine.close()

@@ -390,3 +390,27 @@ def test_it_ends_with_the_front(kind: str, when: str) -> None:
         assert time.monotonic() - killed_s < 3
         time.sleep(0.01)
     print(f"{kind}, {when}: ended {time.monotonic() - killed_s:.2f} s after the front")
+
+
+async def test_a_count_is_answered_by_the_next_process() -> None:
+    async with running() as engine:
+        first = engine.pid
+        os.kill(first, signal.SIGSTOP)
+        counting = asyncio.create_task(engine.count(asked("two words")))
+        await asyncio.sleep(0.05)
+        os.kill(first, signal.SIGKILL)
+        assert (await counting).prompt_tokens == 2
+        assert engine.pid != first
+        assert engine.load().num_waiting == 0
+
+
+async def test_a_count_that_kills_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(supervisor, "PAUSES_S", (0.0, 0.05, 0.1, 0.2))
+    async with running() as engine:
+        killer = asyncio.create_task(engine.count(asked("perish")))
+        await asyncio.sleep(0)
+        waiting = [asyncio.create_task(engine.count(asked(f"w {i}"))) for i in range(3)]
+        with pytest.raises(ServeError) as caught:
+            await killer
+        assert told(caught.value, Code.INTERNAL)
+        assert [each.prompt_tokens for each in await asyncio.gather(*waiting)] == [2] * 3

@@ -21,6 +21,8 @@ from vlserve.engines.wire import (
     Begun,
     Cancel,
     Channel,
+    Count,
+    Counted,
     Ended,
     Failed,
     FromWorker,
@@ -37,10 +39,12 @@ from vlserve.types import (
     Chunk,
     FinishReason,
     Image,
+    ImageCount,
     Message,
     Request,
     Role,
     SamplingParams,
+    TokenCount,
     Usage,
 )
 
@@ -107,7 +111,11 @@ async def test_requests_cross_as_they_are() -> None:
 async def test_every_message_crosses() -> None:
     info = EngineInfo("m", "native", "cpu", "float32", 1, 2, 3, 4, 5, is_batched=True)
     usage = Usage(5, 2, 3)
-    to_worker: list[ToWorker] = [Start("{}", "{}"), Cancel(3)]
+    to_worker: list[ToWorker] = [
+        Start("{}", "{}"),
+        Count(2, Request("r", (Message(Role.USER, ("how long?",)),))),
+        Cancel(3),
+    ]
     from_worker: list[FromWorker] = [
         Started(info),
         Failed("ModelError", "no"),
@@ -115,6 +123,7 @@ async def test_every_message_crosses() -> None:
         Piece(1, Chunk("naïve 😀", (1, 2))),
         Piece(1, Chunk("", (), FinishReason.LENGTH, usage)),
         Ended(1),
+        Counted(1, TokenCount(9, 4, (ImageCount(640, 480, 2, 1), ImageCount(3, 1, 2, 5)))),
         Refused(2, Code.INVALID_ARGUMENT, "must not", "messages", None),
         Refused(2, Code.UNAVAILABLE, "gone", None, 1.5),
         Beat(Load(1, 2, 3, 4), 0.5),

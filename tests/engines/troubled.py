@@ -2,7 +2,7 @@
 
 It is echo with steps of 10 ms, and does what the last text of a request says as the request
 begins to run: "die", "hang" its loop, "stick" in a step, "babble" what is no message, "end" by
-itself, or "break" for this request alone. "perish" dies before it begins.
+itself, or "break" for this request alone. "perish" dies before it begins, and of being counted.
 """
 
 import asyncio
@@ -16,7 +16,7 @@ from vlserve.engines import catalog, worker
 from vlserve.engines.base import BEGUN, Load
 from vlserve.engines.echo import EchoEngine
 from vlserve.models.errors import ModelError
-from vlserve.types import Chunk, Request
+from vlserve.types import Chunk, Request, TokenCount
 
 STEP_S = 0.01
 BEGIN_S = 0.05  # so that it is known to have begun before it dies
@@ -52,6 +52,11 @@ class TroubledEngine(EchoEngine):
             yield chunk
             if chunk == BEGUN:
                 await self._obey(command)
+
+    async def count(self, request: Request) -> TokenCount:
+        if request.messages[-1].content[-1] == "perish":
+            os.kill(os.getpid(), signal.SIGKILL)
+        return await super().count(request)
 
     async def _obey(self, command: object) -> None:
         match command:

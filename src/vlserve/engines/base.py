@@ -4,7 +4,7 @@ from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from typing import Final, Protocol
 
-from vlserve.types import Chunk, Request
+from vlserve.types import Chunk, Request, TokenCount
 
 # When to try again after an engine that is closed: another process may be up by then.
 RETRY_S: Final = 1.0
@@ -64,6 +64,13 @@ class Engine(Protocol):
 
     def generate(self, request: Request) -> AsyncGenerator[Chunk]:
         """The answer to one request, piece by piece."""
+
+    async def count(self, request: Request) -> TokenCount:
+        """What the prompt of a request takes, without running the model or waiting for a slot.
+
+        Its sampling is not looked at. A prompt that is longer than the context is counted as well,
+        but for one whose text is so long that it cannot fit. Raises ServeError as `generate` does.
+        """
 
     def load(self) -> Load:
         """What runs and waits now."""

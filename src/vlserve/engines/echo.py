@@ -10,7 +10,16 @@ from vlserve.engines.base import BEGUN, RETRY_S, EngineInfo, Load
 from vlserve.engines.stop_strings import StopStrings
 from vlserve.errors import Code, ServeError, invalid
 from vlserve.settings import EngineSettings, ModelSettings
-from vlserve.types import Chunk, FinishReason, Image, Message, Request, Usage
+from vlserve.types import (
+    Chunk,
+    FinishReason,
+    Image,
+    ImageCount,
+    Message,
+    Request,
+    TokenCount,
+    Usage,
+)
 
 MAX_CONTEXT_TOKENS = 16384
 _WORD = re.compile(r"\s*\S+|\s+$")
@@ -61,15 +70,9 @@ class EchoEngine:
         for name in ("guide", "logprobs"):
             if getattr(request.sampling, name) is not None:
                 raise invalid(name, "is not served by the echo engine, which holds no model")
-        image_tokens = sum(1 for message in request.messages for _ in message.pictures())
         account = "; ".join(_account(message) for message in request.messages)
-        prompt_tokens = image_tokens + sum(
-            len(_WORD.findall(part))
-            for message in request.messages
-            for part in message.content
-            if isinstance(part, str)
-        )
-        num_left = MAX_CONTEXT_TOKENS - prompt_tokens
+        prompt = _count(request)
+        num_left = MAX_CONTEXT_TOKENS - prompt.prompt_tokens
         if num_left < 1:
             raise invalid("messages", f"more than {MAX_CONTEXT_TOKENS} tokens, answer included")
         words = _WORD.findall(account)
@@ -87,11 +90,17 @@ class EchoEngine:
                     yield Chunk(text, token_ids)
                     continue
                 text += stop.finish()
-                usage = Usage(prompt_tokens, image_tokens, completion_tokens=count)
+                usage = Usage(prompt.prompt_tokens, prompt.image_tokens, completion_tokens=count)
                 yield Chunk(text, token_ids, finish, usage)
                 return
         finally:
             self._give_slot_back()
+
+    async def count(self, request: Request) -> TokenCount:
+        """A word is a token, and a picture is one of one tile."""
+        if self._closed.is_set():
+            raise _unavailable()
+        return _count(request)
 
     async def ended(self) -> None:
         """Returns once it is closed."""
@@ -136,6 +145,17 @@ class EchoEngine:
                 turn.set_result(None)
                 return
         self._num_running -= 1
+
+
+def _count(request: Request) -> TokenCount:
+    parts = [part for message in request.messages for part in message.content]
+    images = tuple(
+        ImageCount(part.width, part.height, tokens=1, tiles=1)
+        for part in parts
+        if not isinstance(part, str)
+    )
+    num_words = sum(len(_WORD.findall(part)) for part in parts if isinstance(part, str))
+    return TokenCount(len(images) + num_words, len(images), images)
 
 
 def _account(message: Message[Image]) -> str:

@@ -5,17 +5,29 @@ Who had a part of an answer when the process died is told; who had none is asked
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Final
 
 from vlserve.engines.base import RETRY_S, EngineInfo, Load
 from vlserve.engines.child import Child, Lost
-from vlserve.engines.wire import Beat, Begun, Cancel, Ended, Piece, Refused, Submit, WireError
+from vlserve.engines.wire import (
+    Beat,
+    Begun,
+    Cancel,
+    Count,
+    Counted,
+    Ended,
+    Piece,
+    Refused,
+    Submit,
+    WireError,
+)
 from vlserve.errors import Code, ServeError
 from vlserve.models.errors import ModelError
 from vlserve.settings import EngineSettings, ModelSettings
-from vlserve.types import Chunk, Request
+from vlserve.types import Chunk, Request, TokenCount
 
 WORKER: Final = "vlserve.engines.worker"
 # Without a sign of life, s. The worker gives one each 0.25 s, from a loop that no step blocks.
@@ -37,12 +49,16 @@ _log = logging.getLogger(__name__)
 
 @dataclass(slots=True, eq=False)
 class _Ticket:
-    """A request that is not answered yet. `request` is kept while it may be sent again; `heard`
-    is set from its first piece on, and when it is over."""
+    """A request that is not answered yet, or only to be counted: `kind` is what it is sent as.
+    `request` is kept while it may be sent again; `heard` is set from its first piece on, and when
+    it is over."""
 
     key: int
+    kind: type[Submit | Count]
     request: Request | None
-    outbox: asyncio.Queue[Chunk | ServeError | None] = field(default_factory=asyncio.Queue)
+    outbox: asyncio.Queue[Chunk | TokenCount | ServeError | None] = field(
+        default_factory=asyncio.Queue
+    )
     is_sent: bool = False
     is_begun: bool = False
     heard: asyncio.Event = field(default_factory=asyncio.Event)
@@ -115,17 +131,31 @@ class Supervisor:
 
     async def generate(self, request: Request) -> AsyncGenerator[Chunk]:
         """The answer to one request. While the process is started again, it waits."""
+        with self._ticket(Submit, request) as ticket:
+            del request  # the ticket lets go of the pictures as soon as it can
+            while (item := await _told(ticket)) is not None:
+                assert isinstance(item, Chunk)  # noqa: S101  no other piece answers a Submit
+                yield item
+
+    async def count(self, request: Request) -> TokenCount:
+        """What its prompt takes. While the process is started again, it waits."""
+        with self._ticket(Count, request) as ticket:
+            del request
+            item = await _told(ticket)
+            assert isinstance(item, TokenCount)  # noqa: S101  nothing else answers a Count
+            return item
+
+    @contextmanager
+    def _ticket(self, kind: type[Submit | Count], request: Request) -> Iterator[_Ticket]:
+        """A place in the queue, which is left again with the context."""
         if self._is_closed:
             raise self._unavailable()
         self._last_key += 1
-        ticket = self._tickets[self._last_key] = _Ticket(self._last_key, request)
-        del request  # the ticket lets go of the pictures as soon as it can
+        ticket = self._tickets[self._last_key] = _Ticket(self._last_key, kind, request)
+        del request
         self._outbox.put_nowait(ticket)
         try:
-            while (item := await ticket.outbox.get()) is not None:
-                if isinstance(item, ServeError):
-                    raise item
-                yield item
+            yield ticket
         finally:
             ticket.heard.set()
             if self._tickets.pop(ticket.key, None) and ticket.is_sent:
@@ -219,7 +249,7 @@ class Supervisor:
             elif item.key in self._tickets and item.request is not None:
                 item.is_sent = True
                 try:
-                    await child.send(Submit(item.key, item.request))
+                    await child.send(item.kind(item.key, item.request))
                 except WireError:
                     _log.exception("a request failed before it ran")
                     self._refuse(item, ServeError(Code.INTERNAL, "the request failed"))
@@ -239,9 +269,9 @@ class Supervisor:
                         ticket.outbox.put_nowait(chunk)
                 case Ended(key):
                     self._answered()
-                    if ticket := self._tickets.pop(key, None):
-                        ticket.heard.set()
-                        ticket.outbox.put_nowait(None)
+                    self._finish(key, None)
+                case Counted(key, count):
+                    self._finish(key, count)
                 case Begun(key):
                     if ticket := self._tickets.get(key):
                         ticket.is_begun = True
@@ -265,6 +295,11 @@ class Supervisor:
             if self._stalled_s > self._longest_step_s:
                 raise Lost(f"work, and no step for {self._stalled_s:.0f} s")
         raise Lost(f"no sign of life for {SILENCE_S:g} s")
+
+    def _finish(self, key: int, last: TokenCount | None) -> None:
+        if ticket := self._tickets.pop(key, None):
+            ticket.heard.set()
+            ticket.outbox.put_nowait(last)
 
     def _answered(self) -> None:
         self._num_deaths = 0
@@ -309,3 +344,11 @@ class Supervisor:
         what = "is closed" if self._is_closed else "has died and is started again"
         retry_after_s = max(RETRY_S, self._start_s)
         return ServeError(Code.UNAVAILABLE, f"the engine {what}", retry_after_s=retry_after_s)
+
+
+async def _told(ticket: _Ticket) -> Chunk | TokenCount | None:
+    """The next that came for it, None at the end of an answer. Raises ServeError."""
+    item = await ticket.outbox.get()
+    if isinstance(item, ServeError):
+        raise item
+    return item

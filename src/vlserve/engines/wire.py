@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from vlserve.engines.base import EngineInfo, Load
 from vlserve.errors import Code, ServeError
-from vlserve.types import Chunk, Request
+from vlserve.types import Chunk, Request, TokenCount
 
 _LENGTH: Final = struct.Struct("!I")
 _RECEIVE_BYTES: Final = 64 * 1024
@@ -35,8 +35,15 @@ class Submit(msgspec.Struct, frozen=True, tag=True, array_like=True):
     request: Request
 
 
+class Count(msgspec.Struct, frozen=True, tag=True, array_like=True):
+    """To the worker: say what the prompt of this takes."""
+
+    key: int
+    request: Request
+
+
 class Cancel(msgspec.Struct, frozen=True, tag=True, array_like=True):
-    """To the worker: nobody reads this answer any more."""
+    """To the worker: nobody waits for this answer or count any more."""
 
     key: int
 
@@ -68,6 +75,13 @@ class Piece(msgspec.Struct, frozen=True, tag=True, array_like=True):
     chunk: Chunk
 
 
+class Counted(msgspec.Struct, frozen=True, tag=True, array_like=True):
+    """From the worker: what the prompt of a request takes."""
+
+    key: int
+    count: TokenCount
+
+
 class Ended(msgspec.Struct, frozen=True, tag=True, array_like=True):
     """From the worker: this answer is complete."""
 
@@ -91,8 +105,8 @@ class Beat(msgspec.Struct, frozen=True, tag=True, array_like=True):
     stalled_s: float
 
 
-ToWorker = Start | Submit | Cancel
-FromWorker = Started | Failed | Begun | Piece | Ended | Refused | Beat
+ToWorker = Start | Submit | Count | Cancel
+FromWorker = Started | Failed | Begun | Piece | Ended | Counted | Refused | Beat
 Incoming = TypeVar("Incoming")
 
 

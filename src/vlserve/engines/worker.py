@@ -13,9 +13,10 @@ import signal
 import socket
 import sys
 import threading
-from contextlib import aclosing
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import aclosing, asynccontextmanager
 from functools import partial
-from typing import Final
+from typing import Any, Final
 
 from vlserve.engines.base import BEGUN, Engine
 from vlserve.engines.catalog import make_engine
@@ -24,6 +25,8 @@ from vlserve.engines.wire import (
     Begun,
     Cancel,
     Channel,
+    Count,
+    Counted,
     Ended,
     Failed,
     FromWorker,
@@ -77,23 +80,37 @@ class Worker:
             message = await self._channel.receive()
             match message:
                 case Submit(key, request):
-                    task = asyncio.create_task(self._answer(key, request))
-                    self._answers[key] = task
-                    task.add_done_callback(partial(self._forget, key))
+                    self._begin(key, self._answer(key, request))
                     # Nothing here keeps the pictures while the next message is waited for.
+                    del request
+                case Count(key, request):
+                    self._begin(key, self._count(key, request))
                     del request
                 case Cancel(key) if key in self._answers:
                     self._answers[key].cancel()
             del message
 
+    def _begin(self, key: int, work: Coroutine[Any, Any, None]) -> None:
+        task = self._answers[key] = asyncio.create_task(work)
+        task.add_done_callback(partial(self._forget, key))
+
     async def _answer(self, key: int, request: Request) -> None:
-        chunks = self._engine.generate(request)
-        del request
-        try:
+        async with self._errors_told(key):
+            chunks = self._engine.generate(request)
+            del request
             async with aclosing(chunks):
                 async for chunk in chunks:
                     self._outbox.put_nowait(Begun(key) if chunk == BEGUN else Piece(key, chunk))
             self._outbox.put_nowait(Ended(key))
+
+    async def _count(self, key: int, request: Request) -> None:
+        async with self._errors_told(key):
+            self._outbox.put_nowait(Counted(key, await self._engine.count(request)))
+
+    @asynccontextmanager
+    async def _errors_told(self, key: int) -> AsyncIterator[None]:
+        try:
+            yield
         except ServeError as error:
             if error.code is Code.UNAVAILABLE and await self._has_ended():
                 return  # The front sees it, and knows whom to tell and whom to keep.

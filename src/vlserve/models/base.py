@@ -22,7 +22,7 @@ from vlserve.models.features import ImageFeatures, image_features
 from vlserve.models.generation import GenerationRules
 from vlserve.models.prompt import Arrays, Prompt, PromptImage
 from vlserve.models.transfer import to_device
-from vlserve.types import Image, Message, Role
+from vlserve.types import Image, ImageCount, Message, Role, TokenCount
 
 Seen = Callable[[Image], PromptImage | None]
 
@@ -92,6 +92,16 @@ class ModelAdapter:
             position_shift=shift,
             blocks=self.blocks(places),
         )
+
+    def count(self, messages: Sequence[Message[Image]]) -> TokenCount:
+        """What `prepare` makes of a conversation, counted. Raises as it does."""
+        prompt = self.prepare(messages)
+        pictures = [part for message in messages for part in message.pictures()]
+        images = (
+            ImageCount(picture.width, picture.height, self._num_features(image), _num_tiles(image))
+            for picture, image in zip(pictures, prompt.images, strict=True)
+        )
+        return TokenCount(len(prompt.token_ids), prompt.num_image_tokens, tuple(images))
 
     def prompt_image(self, picture: Image) -> PromptImage:
         """A picture as this model's processor has it."""
@@ -180,6 +190,10 @@ class ModelAdapter:
         rest = (image.text + section for image, section in zip(images, sections[1:], strict=True))
         return sections[0] + "".join(rest)
 
+    def _num_features(self, image: PromptImage) -> int:
+        """Tokens that the features of a picture take the places of."""
+        return self.token_ids(self.chat.pieces(image.text, ())).count(self.image_id)
+
     def _check_tokenizer(self) -> None:
         """Encoding by sections must give what the processor makes of the whole text.
 
@@ -210,3 +224,10 @@ class ModelAdapter:
         """The token ids that the processor itself makes of a rendered conversation."""
         inputs = self.processor(text=text, images=[[image.pixels for image in images]])
         return list(inputs["input_ids"][0])
+
+
+def _num_tiles(image: PromptImage) -> int:
+    """Tiles of a picture that the tower has not seen yet: `[..., tiles, 3, height, width]`, or one
+    where its patches lie in a row."""
+    shape = image.inputs["pixel_values"].shape
+    return int(shape[-4]) if len(shape) >= 4 else 1

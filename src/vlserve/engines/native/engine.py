@@ -4,10 +4,11 @@ import asyncio
 import logging
 import queue
 import threading
-from collections.abc import AsyncGenerator, Collection, Iterable
+from collections.abc import AsyncGenerator, Callable, Collection, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 
@@ -32,13 +33,14 @@ from vlserve.models.catalog import load as load_model
 from vlserve.models.errors import ModelError
 from vlserve.models.prompt import Prompt, PromptImage
 from vlserve.settings import MIB, EngineSettings, ModelSettings
-from vlserve.types import Chunk, Image, Request, SamplingParams
+from vlserve.types import Chunk, Image, Request, SamplingParams, TokenCount
 
 # Threads that make prompts of requests (scaling pictures, mostly). More would take the
 # processor from the step that everybody waits for.
 NUM_PREPARERS = 2
 _log = logging.getLogger(__name__)
 
+Made = TypeVar("Made", Prompt, TokenCount)
 Outcome = tuple[Sequence, Chunk | ServeError]
 
 
@@ -108,6 +110,10 @@ class NativeEngine:
         finally:
             if not is_done:
                 self._inbox.put(Departure(sequence))
+
+    async def count(self, request: Request) -> TokenCount:
+        """What the prompt takes, made as any other; the vision tower sees none of its pictures."""
+        return await self._made(request, lambda: self._adapter.count(request.messages))
 
     async def close(self) -> None:
         """End running requests with UNAVAILABLE and stop."""
@@ -230,13 +236,17 @@ class NativeEngine:
             self._inbox.put(sequence)
 
     async def _prepare(self, request: Request) -> Prompt:
+        self._refuse_unknown_tokens(request.sampling)
+        return await self._made(request, lambda: self._prepared(request))
+
+    async def _made(self, request: Request, make: Callable[[], Made]) -> Made:
+        """What `make` makes of a request on a thread of its own."""
         if self._is_closed:
             raise _unavailable()
         self._refuse_long_text(request)
-        self._refuse_unknown_tokens(request.sampling)
         self._num_preparing += 1
         try:
-            return await self._loop.run_in_executor(self._preparers, self._prepared, request)
+            return await self._loop.run_in_executor(self._preparers, make)
         except ServeError:
             raise
         except Exception as error:
