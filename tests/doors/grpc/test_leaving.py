@@ -84,7 +84,7 @@ async def test_a_picture_that_nobody_waits_for_gives_its_place_back() -> None:
 
 
 async def test_a_reader_that_does_not_read_is_hung_up_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vlserve.doors.grpc.server._READ_GRACE_S", 0.1)
+    monkeypatch.setattr("vlserve.doors.grpc.calls.READ_GRACE_S", 0.1)
     async with live(timeout_s=1.0) as house:
         call = house.client.chat_stream(pb.VisionRequest(prompt="flood"))
         await until(lambda: house.engine.num_steps > 3)

@@ -10,8 +10,8 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from vlserve.doors.grpc import convert
 from vlserve.doors.grpc.pb import vision_pb2 as pb
-from vlserve.doors.grpc.server import SERVICE
 from vlserve.doors.grpc.status import raised
+from vlserve.doors.grpc.vision import SERVICE
 from vlserve.settings import MIB
 from vlserve.types import ChatRequest, Chunk
 
@@ -35,6 +35,10 @@ class GrpcClient:
         self.chat = self._channel.unary_unary(f"/{SERVICE}/Chat", send, receive)
         self.chat_stream: grpc.aio.UnaryStreamMultiCallable[pb.VisionRequest, pb.VisionResponse]
         self.chat_stream = self._channel.unary_stream(f"/{SERVICE}/ChatStream", send, receive)
+        self.count_tokens: grpc.aio.UnaryUnaryMultiCallable[pb.VisionRequest, pb.TokenCount]
+        self.count_tokens = self._channel.unary_unary(
+            f"/{SERVICE}/CountTokens", send, pb.TokenCount.FromString
+        )
         self.list_models: grpc.aio.UnaryUnaryMultiCallable[
             pb.ListModelsRequest, pb.ListModelsResponse
         ]

@@ -4,9 +4,7 @@ from collections.abc import Iterable
 from dataclasses import fields, replace
 from typing import Any, Final
 
-from google.protobuf import unknown_fields
-from google.protobuf.message import Message as WireMessage
-
+from vlserve.doors.grpc.calls import refuse_unknown
 from vlserve.doors.grpc.pb import vision_pb2 as pb
 from vlserve.engines.base import EngineInfo
 from vlserve.errors import ServeError, invalid
@@ -21,6 +19,7 @@ from vlserve.types import (
     Message,
     Role,
     SamplingParams,
+    TokenCount,
     TokenLogprob,
     Usage,
     total_usage,
@@ -55,7 +54,7 @@ def chat_request(wire: pb.VisionRequest, limits: LimitSettings) -> ChatRequest:
     sampling = _sampling(wire.sampling, limits)
     if not wire.messages:
         return ChatRequest((_single_turn(wire),), sampling, wire.model)
-    for name in ("image", "prompt"):
+    for name in ("image", "image_url", "prompt"):
         if getattr(wire, name):
             raise invalid(name, "cannot stand beside messages")
     messages = tuple(_message(message, f"messages[{i}]") for i, message in enumerate(wire.messages))
@@ -71,10 +70,7 @@ def wire_request(request: ChatRequest) -> pb.VisionRequest:
         messages=[
             pb.Message(
                 role=roles[message.role],
-                parts=[
-                    pb.Part(text=part) if isinstance(part, str) else pb.Part(image=part.data)
-                    for part in message.content
-                ],
+                parts=[_wire_part(part) for part in message.content],
             )
             for message in request.messages
         ],
@@ -99,8 +95,16 @@ def wire_request(request: ChatRequest) -> pb.VisionRequest:
     )
 
 
-def callers_field(field: str, wire: pb.VisionRequest) -> str:
+def _wire_part(part: str | ImageRef) -> pb.Part:
+    if isinstance(part, str):
+        return pb.Part(text=part)
+    return pb.Part(image_url=part.url) if part.url else pb.Part(image=part.data)
+
+
+def callers_field(wire: pb.VisionRequest | None, field: str) -> str:
     """The path in the caller's message of a field that another room named."""
+    if wire is None:
+        return field
     if field == "guide":
         return f"sampling.{_guide_field(wire.sampling)}"
     if field in _SAMPLING_FIELDS:
@@ -178,6 +182,25 @@ def chunk(wire: pb.VisionResponse) -> Chunk:
     return Chunk(wire.text, (), reasons.get(wire.finish_reason), usage)
 
 
+def token_count(count: TokenCount, max_tokens: int, info: EngineInfo) -> pb.TokenCount:
+    """What a request takes that asks for `max_tokens` of the model."""
+    return pb.TokenCount(
+        prompt_tokens=count.prompt_tokens,
+        text_tokens=count.text_tokens,
+        image_tokens=count.image_tokens,
+        max_context_tokens=info.max_context_tokens,
+        max_tokens=max_tokens,
+        fits=count.prompt_tokens + max_tokens <= info.max_context_tokens,
+        images=[
+            pb.ImageCount(
+                tokens=image.tokens, tiles=image.tiles, width=image.width, height=image.height
+            )
+            for image in count.images
+        ],
+        model=info.model,
+    )
+
+
 def model(info: EngineInfo) -> pb.Model:
     """One line of the model list."""
     return pb.Model(
@@ -189,11 +212,18 @@ def model(info: EngineInfo) -> pb.Model:
 
 
 def _single_turn(wire: pb.VisionRequest) -> Message[ImageRef]:
-    if not wire.prompt and not wire.image:
+    if wire.image and wire.image_url:
+        raise invalid("image_url", "cannot stand beside image")
+    content: list[str | ImageRef] = []
+    if wire.image:
+        content.append(ImageRef(wire.image, "image"))
+    if wire.image_url:
+        content.append(ImageRef(url=wire.image_url, field="image_url"))
+    if wire.prompt:
+        content.append(wire.prompt)
+    if not content:
         raise invalid("prompt", "give a prompt, a picture or messages")
-    picture = (ImageRef(wire.image, "image"),) if wire.image else ()
-    text = (wire.prompt,) if wire.prompt else ()
-    return Message(Role.USER, picture + text)
+    return Message(Role.USER, tuple(content))
 
 
 def _message(wire: pb.Message, path: str) -> Message[ImageRef]:
@@ -214,6 +244,8 @@ def _part(wire: pb.Part, path: str) -> str | ImageRef:
             return wire.text
         case "image":
             return ImageRef(wire.image, f"{path}.image")
+        case "image_url":
+            return ImageRef(url=wire.image_url, field=f"{path}.image_url")
         case _:
             raise invalid(path, "must hold a text or an image")
 
@@ -275,13 +307,3 @@ def _wire_guide(guide: Guide | None) -> dict[str, Any]:
         GuideKind.CHOICE: pb.Choice(texts=guide.choices),
     }
     return {guide.kind.value: content.get(guide.kind, guide.text)}
-
-
-def refuse_unknown(wire: WireMessage, path: str) -> None:
-    """Raises ServeError(INVALID_ARGUMENT) where a field is not in this server's proto file.
-
-    Nothing is dropped in silence: what a newer client asks for is done or refused.
-    """
-    unknown = unknown_fields.UnknownFieldSet(wire)
-    if len(unknown):
-        raise invalid(path, f"field number {unknown[0].field_number} is not known")
