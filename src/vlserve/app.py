@@ -16,6 +16,7 @@ from importlib import resources
 from typing import Final
 
 from vlserve.doors.grpc.server import GrpcDoor
+from vlserve.doors.kserve import servicer as kserve
 from vlserve.engines.base import Engine, EngineInfo
 from vlserve.engines.supervisor import STALLED_S, Supervisor
 from vlserve.errors import Code, ServeError
@@ -71,6 +72,8 @@ async def running(
     async with AsyncExitStack() as closing:
         service = _service(engine, settings, closing)
         door = GrpcDoor(service, settings.limits, settings.grpc)
+        inference = kserve.InferenceServicer(service, settings.limits, lambda: door.is_serving)
+        door.add(kserve.SERVICE, inference.handlers())
         closing.push_async_callback(door.stop)
         await door.start()
         on_stage("loading the model")

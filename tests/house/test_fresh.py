@@ -14,11 +14,13 @@ ROOT = Path(__file__).parents[2]
 
 def test_generated_proto_is_fresh(tmp_path: Path) -> None:
     subprocess.run([sys.executable, ROOT / "scripts" / "proto.py", tmp_path], check=True)
-    kept = ROOT / "src" / "vlserve" / "doors" / "grpc" / "pb"
-    made = {path.name: path.read_text() for path in tmp_path.rglob("vision_pb2*")}
-    assert len(made) == 2
+    doors = ROOT / "src" / "vlserve" / "doors"
+    kept = {path.name: path.read_text() for path in doors.glob("*/pb/*_pb2.py*")}
+    made = {path.name: path.read_text() for path in tmp_path.iterdir()}
+    assert len(made) == 2 * len(list((ROOT / "proto").glob("*.proto")))
+    assert kept.keys() == made.keys()
     for name, text in made.items():
-        assert (kept / name).read_text() == text, f"{name} is stale: make proto"
+        assert kept[name] == text, f"{name} is stale: make proto"
 
 
 def test_settings_page_is_fresh(tmp_path: Path) -> None:

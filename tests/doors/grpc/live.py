@@ -17,6 +17,7 @@ from tests.scripted import ScriptedEngine
 from vlserve.doors.grpc.client import GrpcClient
 from vlserve.doors.grpc.pb import vision_pb2 as pb
 from vlserve.doors.grpc.server import GrpcDoor
+from vlserve.doors.kserve import servicer as kserve
 from vlserve.engines.base import Engine
 from vlserve.service import Service
 from vlserve.settings import GrpcSettings, LimitSettings
@@ -59,6 +60,8 @@ async def served(
     bounds = LimitSettings(**{"max_message_mib": MAX_MESSAGE_MIB, **limits})
     service = Service(engine, bounds)
     door = GrpcDoor(service, bounds, GrpcSettings(port=0))
+    inference = kserve.InferenceServicer(service, bounds, lambda: door.is_serving)
+    door.add(kserve.SERVICE, inference.handlers())
     await door.start()
     if is_open:
         service.open()
