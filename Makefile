@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve ask test lint types proto bench bench-peers faults model eval-model
+.PHONY: help setup serve ask test lint types proto bench bench-doors bench-peers faults model eval-model
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -41,6 +41,9 @@ proto: $(READY) ## generate the gRPC code from proto/
 
 bench: $(READY) ## the native engine against generate, one request after the other
 	$(BIN)/python -m bench.engine
+
+bench-doors: $(READY) ## what the doors cost on the echo engine, beside bare servers
+	$(BIN)/python -m bench.doors $(ARGS)
 
 faults: $(READY) ## kill and freeze the engine's process under load (about ten minutes)
 	$(BIN)/python -m bench.faults
