@@ -310,6 +310,17 @@ async def test_a_server_that_is_gone_is_said(page: Page) -> None:
     assert await visit.alert() == "The server cannot be reached. Is it still running?"
 
 
+async def test_an_answer_that_breaks_off_is_said(page: Page) -> None:
+    async with served(slow()) as house:
+        visit = Visit(page, house.url)
+        await visit.open()
+        await page.locator("#question").fill("hold")
+        await page.get_by_role("button", name="Ask").click()
+        await until(lambda: house.engine.num_running == 1)
+    assert await visit.alert() == "The answer broke off: the connection to the server ended."
+    assert await page.locator("#question").input_value() == "hold"
+
+
 async def test_what_is_too_much_is_said_before_it_is_sent(
     page: Page, red: Path, photo: Path, tmp_path: Path
 ) -> None:
