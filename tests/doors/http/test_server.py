@@ -34,8 +34,10 @@ async def test_health_follows_what_is_announced() -> None:
         assert (await house.get("/v1/models")).status == 503
         await house.http.announce(is_serving=True)
         assert (await house.get("/health/ready")).json == {"status": "ready"}
+        assert (await house.get("/health")).json == {"status": "ready"}
         await house.http.announce(is_serving=False)
-        assert (await house.get("/health/ready")).status == 503
+        for path in ("/health/ready", "/health"):
+            assert (await house.get(path)).status == 503
 
 
 async def test_a_taken_port_is_an_error() -> None:
