@@ -9,7 +9,7 @@ import openai
 from openai.types.chat import ChatCompletionChunk, ChatCompletionMessageParam
 
 from vlserve.bench.targets import AskFailed
-from vlserve.types import ChatRequest, Chunk, FinishReason, ImageRef, Message, Usage
+from vlserve.types import ChatRequest, Chunk, FinishReason, ImageRef, Message, Usage, VideoRef
 
 _NO_KEY: Final = "none"  # the client wants one where a server does not
 _FINISH_REASONS: Final = {"stop": FinishReason.STOP, "length": FinishReason.LENGTH}
@@ -80,18 +80,19 @@ async def openai_target(url: str, model: str, api_key: str | None) -> AsyncItera
         yield OpenAITarget(client, model)
 
 
-def wire_message(message: Message[ImageRef]) -> ChatCompletionMessageParam:
+def wire_message(message: Message[ImageRef | VideoRef]) -> ChatCompletionMessageParam:
     """A turn in OpenAI's form."""
     parts = [_wire_part(part) for part in message.content]
     wire: Any = {"role": message.role.value, "content": parts}
     return wire  # type: ignore[no-any-return]
 
 
-def _wire_part(part: str | ImageRef) -> dict[str, Any]:
+def _wire_part(part: str | ImageRef | VideoRef) -> dict[str, Any]:
     if isinstance(part, str):
         return {"type": "text", "text": part}
+    kind = "image_url" if isinstance(part, ImageRef) else "video_url"
     data = base64.b64encode(part.data).decode()
-    return {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{data}"}}
+    return {"type": kind, kind: {"url": f"data:image/png;base64,{data}"}}
 
 
 def _usage(chunk: ChatCompletionChunk) -> Usage | None:
