@@ -1,7 +1,7 @@
 """Admission, deadlines and the way out, without a door."""
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing
 from dataclasses import replace
 from typing import Any
@@ -32,8 +32,20 @@ def request(*content: str | ImageRef, **fields: Any) -> ChatRequest:
     return ChatRequest((Message(Role.USER, content),), **fields)
 
 
+OPENED: list[Service] = []
+
+
+@pytest.fixture(autouse=True)
+def closed() -> Iterator[None]:
+    """What decodes for a hall ends with it."""
+    yield
+    while OPENED:
+        OPENED.pop().close()
+
+
 def opened(engine: ScriptedEngine, **limits: Any) -> Service:
     service = Service(engine, LimitSettings(**limits))
+    OPENED.append(service)
     service.open()
     return service
 

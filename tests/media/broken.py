@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import PIL
@@ -50,7 +51,7 @@ class Count:
 def encodings() -> dict[str, bytes]:
     """Twelve encodings of one picture; the last two are not taken, whole or cut."""
     scene = Image.fromarray(pictures.scene(SIZE))
-    made = {
+    made: dict[str, tuple[str, dict[str, Any]]] = {
         "jpeg": ("JPEG", {"quality": 85}),
         "jpeg progressive": ("JPEG", {"quality": 85, "progressive": True}),
         "png": ("PNG", {}),

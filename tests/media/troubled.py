@@ -3,7 +3,6 @@
 import os
 import signal
 import socket
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -60,4 +59,4 @@ if __name__ == "__main__":
     picture.decoded = decoded
     if os.environ.get("UNCONFINED"):  # the control
         worker.open_files = lambda num: None
-    sys.exit(worker.main())
+    worker.main()

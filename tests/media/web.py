@@ -234,7 +234,7 @@ async def trial(*, is_guarded: bool) -> dict[str, Any]:
     allowed = MediaRoom(
         settings.model_copy(update={"fetch_hosts": "Good.example, x"}), LimitSettings()
     )
-    hosts = {}
+    hosts: dict[str, int | str] = {}
     for url in ("http://good.example/p.png", "http://other.example/p.png", GOOD[3]):
         try:
             hosts[url] = len(await allowed.sources([ImageRef(url=url)], ""))

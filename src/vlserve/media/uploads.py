@@ -60,10 +60,10 @@ class Uploads:
     def find(self, reference: str, tenant: str, field: str) -> bytes:
         """The bytes. Raises ServeError(INVALID_ARGUMENT) naming `field` where there are none."""
         self.expire()
-        kept = self._kept.get(tenant, {}).get(reference)
-        if kept is None:
+        kept = self._kept.get(tenant)
+        if kept is None or reference not in kept:
             raise _unknown(field)
-        return kept[1]
+        return kept[reference][1]
 
     def expire(self) -> None:
         """Let go of what has been kept for its time."""

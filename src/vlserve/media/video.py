@@ -157,7 +157,8 @@ def _format(data: bytes) -> str:
 
 def _container(data: bytes) -> InputContainer:
     options = {"protocol_whitelist": "none", "enable_drefs": "0", "max_streams": "64"}
-    return av.open(io.BytesIO(data), format=_format(data), options=options, io_open=_open_nothing)
+    file = io.BytesIO(data)
+    return av.open(file, "r", _format(data), options, io_open=_open_nothing)
 
 
 def _open_nothing(*_: Any) -> NoReturn:

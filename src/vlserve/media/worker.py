@@ -185,7 +185,7 @@ def _answer(what: Task, source: int, pixels: int) -> Answer:
             return Size(picture.num_pixels(data, what.max_pixels))
         shapes = []
         for frame in _frames(what, data):
-            _write(pixels, memoryview(frame).cast("B"))
+            _write(pixels, frame.data.cast("B"))
             shapes.append((frame.shape[0], frame.shape[1]))
         return Decoded(shapes)
     except Refused as refused:
