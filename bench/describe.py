@@ -33,7 +33,7 @@ from vlserve.media import png
 
 RESULTS = Path(__file__).parent / "results"
 QUESTION = "Describe the image"
-LATEST_S = 0.5  # a kill comes up to so long after the line that it waits for
+LATEST_S = 0.1  # a kill comes up to so long after the line that it waits for
 _POLL_S = 0.005
 
 
@@ -87,7 +87,8 @@ async def described(
 ) -> Outcome:
     """Run the command until it ends by itself, and kill it before that at random moments."""
     rng = random.Random(seed)
-    moments = sorted(rng.randrange(len(names)) for _ in range(num_kills))
+    part = len(names) * 9 // 10 // max(1, num_kills)  # one in each, and none too late to strike
+    moments = [i * part + rng.randrange(part) for i in range(num_kills)]
     journal = output.with_name(output.name + SUFFIX)
     killed_at = []
     begin_s = time.monotonic()
