@@ -94,10 +94,20 @@ async def test_a_picture_is_answered_before_anybody_is_told_to_come(engine: Watc
         assert engine.history == ["started", "answered"]
         assert await caller.is_serving()
         assert await caller.is_serving("")
+        assert await is_ready(house)
         assert house.first_answer.endswith("Describe the image")
     assert stages == ["loading the model", "answering the first picture"]
     assert list(house.seconds) == ["model", "first answer"]
     assert engine.history[-1] == "closed"
+
+
+async def is_ready(house: app.App) -> bool:
+    """What health says over HTTP."""
+    reader, writer = await asyncio.open_connection(*house.http_address.rsplit(":", 1))
+    writer.write(b"GET /health/ready HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n")
+    answer = await reader.read()
+    writer.close()
+    return b" 200 " in answer.splitlines()[0]
 
 
 async def test_while_the_engine_starts_it_listens_and_says_not_serving(
@@ -137,7 +147,7 @@ async def test_closing_finishes_what_runs_and_refuses_the_rest(engine: WatchedEn
 
         async def come_late() -> None:
             await asyncio.sleep(0.05)  # by then the house closes
-            is_serving.append(await caller.is_serving())
+            is_serving.append(await caller.is_serving() or await is_ready(house))
             late.append(await caller.chat(SLOW).code())
 
         coming = asyncio.create_task(come_late())
@@ -202,6 +212,15 @@ async def test_a_first_signal_drains_and_a_second_ends_it(engine: WatchedEngine)
     assert engine.history[-1] == "closed"
 
 
+async def test_a_taken_http_port_closes_what_was_open(engine: WatchedEngine) -> None:
+    async with app.running(settings()) as house:
+        port = int(house.http_address.rsplit(":", 1)[1])
+        second = settings().model_copy(update={"http": HttpSettings(port=port)})
+        with pytest.raises(OSError, match=f"cannot listen on 127.0.0.1:{port}"):
+            async with app.running(second):
+                pass
+
+
 async def test_the_hall_alone_answers(engine: WatchedEngine) -> None:
     async with app.hall(settings()) as service:
         assert service.models()[0].engine == "scripted"
@@ -236,12 +255,14 @@ async def test_health_follows_the_engine(engine: WatchedEngine) -> None:
         engine.is_interrupted.set()
         await asyncio.sleep(0.1)
         assert not await caller.is_serving()
+        assert not await is_ready(house)
         assert len(engine.seen) == num_asked + 1  # the picture, once more
         assert not await caller.is_serving()  # until an answer to it came through the wall
         engine.is_interrupted.clear()
         engine.is_answering.set()
         await asyncio.sleep(0.1)
         assert await caller.is_serving()
+        assert await is_ready(house)
         engine.is_answering.clear()
         engine.is_interrupted.set()
         await asyncio.sleep(0.1)

@@ -22,7 +22,7 @@ from vlserve.types import MAX_GUIDE_CHARACTERS
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 CHAT, REST = "/v1/chat/completions", "/process_image"
 PROMPT = "hello you"
-LIMITS = {"max_images": 2, "max_image_pixels": 100_000, "max_message_mib": 1}
+LIMITS: dict[str, Any] = {"max_images": 2, "max_image_pixels": 100_000, "max_message_mib": 1}
 REFUSED = "refused"
 
 

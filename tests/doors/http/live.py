@@ -56,8 +56,8 @@ class House(Generic[Tenant]):
 
     def client(self, **options: Any) -> openai.AsyncOpenAI:
         """The SDK as it is, without its retries."""
-        options = {"max_retries": 0, "api_key": "none", "base_url": f"{self.url}/v1"} | options
-        return openai.AsyncOpenAI(**options)
+        usual: dict[str, Any] = {"max_retries": 0, "api_key": "none"}
+        return openai.AsyncOpenAI(base_url=f"{self.url}/v1", **(usual | options))
 
     def grpc_client(self) -> GrpcClient:
         return GrpcClient(self.grpc.address, 64)

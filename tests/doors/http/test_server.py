@@ -4,6 +4,7 @@ import asyncio
 import json
 import re
 import time
+from collections.abc import Awaitable
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ import pytest
 from tests.doors.grpc.live import until
 from tests.doors.http.live import House, live, read_answer, request_head, served, user
 from tests.scripted import ScriptedEngine
-from vlserve.doors.http import server
+from vlserve.doors.http import answers, server
 from vlserve.doors.http.server import HttpDoor
 from vlserve.settings import HttpSettings, LimitSettings
 
@@ -33,8 +34,10 @@ async def test_health_follows_what_is_announced() -> None:
         assert (await house.get("/v1/models")).status == 503
         await house.http.announce(is_serving=True)
         assert (await house.get("/health/ready")).json == {"status": "ready"}
+        assert (await house.get("/health")).json == {"status": "ready"}
         await house.http.announce(is_serving=False)
-        assert (await house.get("/health/ready")).status == 503
+        for path in ("/health/ready", "/health"):
+            assert (await house.get(path)).status == 503
 
 
 async def test_a_taken_port_is_an_error() -> None:
@@ -174,8 +177,11 @@ async def test_a_large_header_is_refused(header: bytes) -> None:
         assert small.status == 200
 
 
-async def test_a_slow_header_is_hung_up_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server, "_HEADER_S", 0.3)
+@pytest.mark.parametrize("is_guarded", [True, False], ids=["guarded", "control"])
+async def test_a_slow_header_is_hung_up_on(
+    monkeypatch: pytest.MonkeyPatch, is_guarded: bool
+) -> None:
+    monkeypatch.setattr(server, "_HEADER_S", 0.3 if is_guarded else 30)
     async with live() as house:
         reader, writer = await house.connect()
         begin_s = time.monotonic()
@@ -185,8 +191,10 @@ async def test_a_slow_header_is_hung_up_on(monkeypatch: pytest.MonkeyPatch) -> N
                 break
             writer.write(bytes([letter]))
             await asyncio.sleep(0.02)
-        assert await closed == b""
-        assert 0.2 < time.monotonic() - begin_s < 0.9
+        assert closed.done() is is_guarded
+        if is_guarded:
+            assert await closed == b""
+            assert 0.2 < time.monotonic() - begin_s < 0.9
         writer.close()
 
 
@@ -204,6 +212,28 @@ async def test_the_engine_takes_no_step_for_who_has_left(is_stream: bool) -> Non
         await asyncio.sleep(0.05)
         assert engine.num_steps == num_steps
         assert engine.load().num_free_slots == 1
+
+
+async def test_control_without_watching_the_caller_the_work_goes_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def deaf(receive: object, work: Awaitable[Any]) -> Any:
+        del receive
+        return await work
+
+    monkeypatch.setattr(answers, "unless_gone", deaf)
+    engine = ScriptedEngine(num_slots=1, step_s=0.002)
+    async with live(engine) as house:
+        _, writer = await house.connect()
+        body = json.dumps(HOLD).encode()
+        writer.write(request_head(CHAT, len(body)) + body)
+        await until(lambda: engine.num_steps > 3)
+        writer.close()
+        await asyncio.sleep(0.1)
+        num_steps = engine.num_steps
+        await asyncio.sleep(0.05)
+        assert engine.num_steps > num_steps
+        assert house.service.num_inside == 1
 
 
 async def test_stopping_cuts_off_what_still_runs() -> None:

@@ -139,7 +139,11 @@ async def test_guides_arrive() -> None:
 
 
 async def test_a_stream_is_role_pieces_reason_usage_done() -> None:
-    body = {"messages": HELLO, "stream": True, "stream_options": {"include_usage": True}}
+    body = {
+        "messages": HELLO,
+        "stream": True,
+        "stream_options": {"include_usage": True, "continuous_usage_stats": True},
+    }
     async with live() as house:
         answer = await house.post(CHAT, body)
         plain = await house.post(CHAT, {"messages": HELLO, "stream": True})

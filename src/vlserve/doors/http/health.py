@@ -35,6 +35,7 @@ def routes(readiness: Readiness) -> APIRouter:
         """The process answers."""
         return Health(status="live")
 
+    @router.get("/health", responses=refusals(HTTPStatus.SERVICE_UNAVAILABLE))
     @router.get("/health/ready", responses=refusals(HTTPStatus.SERVICE_UNAVAILABLE))
     async def ready() -> Health:
         """A picture sent now would be answered."""

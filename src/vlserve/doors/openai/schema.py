@@ -142,6 +142,9 @@ class StreamOptions(Said):
 
     include_usage: bool | None = Field(None, description="a last piece with the usage")
     include_obfuscation: bool | None = Field(None, description=IGNORED)
+    continuous_usage_stats: bool | None = Field(
+        None, description="ignored: the usage comes once, at the end"
+    )
 
 
 class ChatCompletionRequest(Said):

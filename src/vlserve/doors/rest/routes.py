@@ -28,7 +28,10 @@ _FORM_FIELDS: Final = ("image", "prompt")
 class PictureQuestion(Said):
     """A picture, and what to do with it."""
 
-    image_data: str = Field(description="an encoded picture in base64, or a data: URL of it")
+    image_data: str = Field(
+        description="an encoded picture in base64, or a data: URL of it",
+        json_schema_extra={"minLength": 1},
+    )
     prompt: Text = Field(DEFAULT_PROMPT, min_length=1)
 
 
