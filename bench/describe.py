@@ -23,13 +23,13 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
 
+from PIL import Image as PILImage
 from rich.console import Console
 from rich.table import Table
 
 from bench.faults import commit
 from bench.workload import picture
 from vlserve.describe.journal import SUFFIX
-from vlserve.media import png
 
 RESULTS = Path(__file__).parent / "results"
 QUESTION = "Describe the image"
@@ -57,7 +57,7 @@ def draw_pictures(folder: Path, num: int, seed: int) -> list[str]:
     rng = random.Random(seed)
     names = [f"{i:05}.png" for i in range(num)]
     for name in names:
-        (folder / name).write_bytes(png(picture(rng).pixels))
+        PILImage.fromarray(picture(rng).pixels).save(folder / name)
     return names
 
 
