@@ -23,17 +23,17 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
 
+from PIL import Image as PILImage
 from rich.console import Console
 from rich.table import Table
 
 from bench.faults import commit
 from bench.workload import picture
 from vlserve.describe.journal import SUFFIX
-from vlserve.media.picture import png
 
 RESULTS = Path(__file__).parent / "results"
 QUESTION = "Describe the image"
-LATEST_S = 0.5  # a kill comes up to so long after the line that it waits for
+LATEST_S = 0.1  # a kill comes up to so long after the line that it waits for
 _POLL_S = 0.005
 
 
@@ -57,7 +57,7 @@ def draw_pictures(folder: Path, num: int, seed: int) -> list[str]:
     rng = random.Random(seed)
     names = [f"{i:05}.png" for i in range(num)]
     for name in names:
-        (folder / name).write_bytes(png(picture(rng).pixels))
+        PILImage.fromarray(picture(rng).pixels).save(folder / name)
     return names
 
 
@@ -87,7 +87,8 @@ async def described(
 ) -> Outcome:
     """Run the command until it ends by itself, and kill it before that at random moments."""
     rng = random.Random(seed)
-    moments = sorted(rng.randrange(len(names)) for _ in range(num_kills))
+    part = len(names) * 9 // 10 // max(1, num_kills)  # one in each, and none too late to strike
+    moments = [i * part + rng.randrange(part) for i in range(num_kills)]
     journal = output.with_name(output.name + SUFFIX)
     killed_at = []
     begin_s = time.monotonic()
