@@ -1,6 +1,7 @@
 """The house opens and closes in a fixed order."""
 
 import asyncio
+import json
 import signal
 from collections.abc import AsyncGenerator
 from typing import Any
@@ -10,6 +11,7 @@ import grpc.aio
 import pytest
 
 from tests.doors.grpc.live import until
+from tests.doors.http.live import read_answer, request_head
 from tests.scripted import ScriptedEngine
 from vlserve import app
 from vlserve.doors.grpc.client import GrpcClient
@@ -159,6 +161,29 @@ async def test_closing_finishes_what_runs_and_refuses_the_rest(engine: WatchedEn
     assert await caller.chat(SLOW).code() is grpc.StatusCode.UNAVAILABLE
     async with caller:
         pass
+
+
+async def test_closing_finishes_answers_over_http_too(engine: WatchedEngine) -> None:
+    asked = json.dumps({"messages": [{"role": "user", "content": SLOW.prompt}]}).encode()
+    call = request_head("/v1/chat/completions", len(asked)) + asked
+    async with app.running(settings()) as house:
+        address = house.http_address.rsplit(":", 1)
+        reader, writer = await asyncio.open_connection(*address)
+        late_reader, late_writer = await asyncio.open_connection(*address)
+        writer.write(call)
+        await until(lambda: engine.num_running == 1)
+
+        async def come_late() -> int:
+            await asyncio.sleep(0.05)  # by then the house closes
+            late_writer.write(call)
+            return (await read_answer(late_reader)).status
+
+        coming = asyncio.create_task(come_late())
+    answer = await read_answer(reader)
+    assert (answer.status, await coming) == (200, 503)
+    assert answer.json["choices"][0]["message"]["content"] == "word " * 20
+    for each in (writer, late_writer):
+        each.close()
 
 
 async def test_what_runs_for_too_long_is_told_so(engine: WatchedEngine) -> None:
