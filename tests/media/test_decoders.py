@@ -262,10 +262,10 @@ async def test_a_worker_that_cannot_start_is_our_fault(monkeypatch: pytest.Monke
 
 
 async def test_a_large_picture_goes_over_memory_and_time() -> None:
-    """Real files: 36 million pixels in 160 KB."""
-    data = pictures.encoded(Image.new("RGB", (6000, 6000)), "PNG", compress_level=1)
-    what = asked(data, 36_000_000)
-    small = Bounds(memory_bytes=96 << 20, clock_s=20.0, processor_s=10)
+    """Real files: 25 million pixels in a small file."""
+    data = pictures.encoded(Image.new("RGB", (5000, 5000)), "PNG", compress_level=1)
+    what = asked(data, 25_000_000)
+    small = Bounds(memory_bytes=64 << 20, clock_s=20.0, processor_s=10)
     short = Bounds(memory_bytes=1 << 30, clock_s=0.1, processor_s=10)
     for bounds, text in ((small, TOO_MUCH_MEMORY), (short, "takes too long to decode")):
         async with running(bounds) as room:
@@ -273,4 +273,4 @@ async def test_a_large_picture_goes_over_memory_and_time() -> None:
             assert await refusal(room.frames(what)) == text
     async with running() as room:  # the control: within wider bounds it is decoded
         (found,) = await room.frames(what)
-        assert found.shape == (6000, 6000, 3)
+        assert found.shape == (5000, 5000, 3)

@@ -131,7 +131,7 @@ class Web:
             case ["said"]:
                 writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 9999999999\r\n\r\n")
             case ["gzip"]:
-                body = gzip.compress(bytes(100 << 20))
+                body = _BOMB
                 head = f"Content-Encoding: gzip\r\nContent-Length: {len(body)}\r\n\r\n"
                 writer.write(b"HTTP/1.1 200 OK\r\n" + head.encode() + body)
             case ["drip"]:
@@ -170,6 +170,7 @@ class Web:
 
 
 _REAL: Final = socket.getaddrinfo
+_BOMB: Final = gzip.compress(bytes(20 << 20), 1)
 
 
 def _redirect(writer: asyncio.StreamWriter, there: str) -> None:
@@ -221,10 +222,10 @@ async def trial(*, is_guarded: bool) -> dict[str, Any]:
                 num_refused += (error.code, error.field) == (Code.INVALID_ARGUMENT, "there")
                 texts.add(error.message)
             wrong += [f"{url} reached {to}" for to in web.connects[before:] if to not in PUBLIC]
-    for url in GOOD:
+    for url in GOOD if is_guarded else ():
         (source,) = await room.sources([ImageRef(url=url, field="there")], "")
         num_good += source.encoded.data == png()
-    for url, text in BODIES.items():
+    for url, text in BODIES.items() if is_guarded else ():
         try:
             await room.sources([ImageRef(url=url, field="there")], "")
         except ServeError as error:
