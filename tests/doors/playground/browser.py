@@ -95,6 +95,12 @@ class Visit:
         await self.page.get_by_role("button", name="Ask").click()
         return await self.answer()
 
+    async def begun(self) -> None:
+        """Returns once some words of the last answer are there."""
+        await self.page.wait_for_function(
+            "() => document.querySelector('article:last-child .answer')?.textContent.length > 9"
+        )
+
     async def answer(self) -> str:
         """The last answer once it has ended."""
         await self.page.wait_for_selector("#ask:visible")

@@ -11,6 +11,7 @@ from playwright.async_api import Browser, BrowserContext, Page, async_playwright
 
 from tests.doors.grpc.live import png
 from tests.pictures import encoded
+from vlserve.doors.http import server
 
 CHROMIUM = shutil.which("chromium")
 GRANTED = ["clipboard-read", "clipboard-write"]
@@ -42,6 +43,12 @@ async def context(chromium: Browser) -> AsyncIterator[BrowserContext]:
 @pytest_asyncio.fixture(loop_scope="session")
 async def page(context: BrowserContext) -> Page:
     return await context.new_page()
+
+
+@pytest.fixture(autouse=True)
+def short_grace(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A browser keeps its connections open, and no test has to wait for that at its end."""
+    monkeypatch.setattr(server, "_CLOSE_GRACE_S", 0.05)
 
 
 @pytest.fixture

@@ -167,9 +167,7 @@ async def test_stop_ends_the_generation(page: Page) -> None:
         await visit.open()
         await page.locator("#question").fill("hold")
         await page.get_by_role("button", name="Ask").click()
-        await page.wait_for_function(
-            "() => document.querySelector('.answer')?.textContent.length > 9"
-        )
+        await visit.begun()
         assert house.engine.num_running == 1
         await page.get_by_role("button", name="Stop").click()
         await until(lambda: house.engine.num_running == 0)
@@ -235,7 +233,7 @@ async def test_an_answer_that_breaks_off_is_said(page: Page) -> None:
         await visit.open()
         await page.locator("#question").fill("hold")
         await page.get_by_role("button", name="Ask").click()
-        await until(lambda: house.engine.num_running == 1)
+        await visit.begun()
     assert await visit.alert() == "The answer broke off: the connection to the server ended."
     assert await page.locator("#question").input_value() == "hold"
 
