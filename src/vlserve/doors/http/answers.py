@@ -23,7 +23,7 @@ class CallerGone(Exception):  # noqa: N818
 
 async def unless_gone(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
     """What `work` gives. Where the caller hangs up before, the work is ended first, and CallerGone
-    is raised."""
+    is raised: also where both come at once, since nobody else is told that he went."""
     working = asyncio.create_task(work)
     watching = asyncio.create_task(_gone(receive))
     try:
@@ -32,7 +32,10 @@ async def unless_gone(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
         for task in (working, watching):
             task.cancel()
         await asyncio.wait((working, watching))
-    if working.cancelled():
+    if not watching.cancelled():
+        for task in (working, watching):
+            if not task.cancelled():
+                task.exception()  # looked at, so that nobody says that it was not
         raise CallerGone
     return working.result()
 
