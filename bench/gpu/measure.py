@@ -68,7 +68,7 @@ class Decode:
         self._report = report
         self._bytes = roofline.decode_bytes(model.config.text_config, model.dtype)
         self.decoder = PagedDecoder(model, kernels, BATCHES[-1] * NUM_PAGES)
-        for pages in (*self.decoder.cache.keys, *self.decoder.cache.values):
+        for pages in (*self.decoder.keys, *self.decoder.values):
             pages.normal_()
         order = list(range(BATCHES[-1] * NUM_PAGES))
         random.Random(0).shuffle(order)

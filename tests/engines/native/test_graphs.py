@@ -165,9 +165,9 @@ def test_replayed_steps_equal_the_model() -> None:
     config = make_config(TOY)
     model = make_model(config, CPU, torch.float32)
     plain = copy.deepcopy(model)
-    decoder = PagedDecoder(model, PLAIN, pages=16)
+    decoder = PagedDecoder(model, PLAIN, num_pages=16)
     # Nobody's pages are poison.
-    for tensor in (*decoder.cache.keys, *decoder.cache.values):
+    for tensor in (*decoder.keys, *decoder.values):
         tensor.fill_(math.nan)
     generator = torch.Generator().manual_seed(0)
     prompts = [torch.randint(3, 300, (n,), generator=generator) for n in (1, 31, 33, 64, 70)]
@@ -201,7 +201,7 @@ def test_replayed_steps_equal_the_model() -> None:
 def test_a_step_never_waits_for_the_device() -> None:
     """Tensors of the meta device have no numbers to wait for: to read one fails."""
     meta = torch.device("meta")
-    decoder = PagedDecoder(make_model(make_config(TOY), meta, torch.float32), PLAIN, pages=16)
+    decoder = PagedDecoder(make_model(make_config(TOY), meta, torch.float32), PLAIN, num_pages=16)
     inputs = DecodeInputs(
         token_ids=torch.zeros(4, dtype=torch.long, device=meta),
         positions=torch.zeros(1, 4, dtype=torch.long, device=meta),
@@ -234,7 +234,7 @@ def test_a_cuda_graph_equals_the_eager_step() -> None:
     with torch.inference_mode():
         outputs = []
         for recorder in (CudaRecorder(), EagerRecorder()):
-            decoder = PagedDecoder(model, kernels, pages=16)
+            decoder = PagedDecoder(model, kernels, num_pages=16)
             made = DecodeGraphs(
                 decoder.step,
                 recorder,
