@@ -56,9 +56,13 @@ def test_every_dependency_has_a_pin_within_its_range() -> None:
 def test_every_import_of_the_package_is_a_stated_dependency() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     stated = {canonicalize_name(Requirement(text).name) for text in project["dependencies"]}
-    bench = {
-        canonicalize_name(Requirement(text).name)
-        for text in project["optional-dependencies"]["bench"]
+    # What a room may want beyond that, by the extra that brings it.
+    optional = {
+        room: {
+            canonicalize_name(Requirement(text).name)
+            for text in project["optional-dependencies"][extra]
+        }
+        for room, extra in (("bench", "bench"), ("describe", "parquet"))
     }
     # torch brings Triton where it can use it.
     provided = {"google": "protobuf", "PIL": "pillow", "triton": "torch"}
@@ -69,7 +73,7 @@ def test_every_import_of_the_package_is_a_stated_dependency() -> None:
             if name == "triton":  # comes with torch where torch has CUDA; missing is allowed
                 continue
             library = canonicalize_name(provided.get(name, name))
-            is_optional = library in bench and "bench" in path.parts[-2:]
+            is_optional = library in optional.get(path.parent.name, ())
             assert (
                 library in stated
                 or is_optional
