@@ -64,7 +64,7 @@ async def test_the_engine_takes_no_step_for_who_has_left(
         await house.client.chat(pb.VisionRequest(image=png(), prompt="a picture"))
         before = engine.num_steps
         start = house.client.chat_stream if is_stream else house.client.chat
-        call = start(HOLD, timeout=0.1 if is_deadline else None)
+        call = start(HOLD, timeout=0.3 if is_deadline else None)
         await until(lambda: engine.num_steps > before + 3)
         if not is_deadline:
             call.cancel()
