@@ -36,7 +36,7 @@ async def fuzzed(options: argparse.Namespace) -> dict[str, Any]:
         report = Path(folder) / "report.json"
         async with serving("--engine.kind", "echo") as (_, address):
             process = await asyncio.create_subprocess_exec(
-                *(options.schemathesis, "run", f"http://{address}/openapi.json"),
+                *(Path(options.schemathesis).absolute(), "run", f"http://{address}/openapi.json"),
                 *("--phases", "coverage,fuzzing", "--checks", ",".join(CHECKS)),
                 *("--max-examples", str(options.examples), "--seed", str(options.seed)),
                 *("--continue-on-failure", "--no-shrink"),
