@@ -36,7 +36,7 @@ async def fuzzed(options: argparse.Namespace) -> dict[str, Any]:
         report = Path(folder) / "report.json"
         async with serving("--engine.kind", "echo") as (_, address):
             process = await asyncio.create_subprocess_exec(
-                *(Path(options.schemathesis).absolute(), "run", f"http://{address}/openapi.json"),
+                *(options.schemathesis, "run", f"http://{address}/openapi.json"),
                 *("--phases", "coverage,fuzzing", "--checks", ",".join(CHECKS)),
                 *("--max-examples", str(options.examples), "--seed", str(options.seed)),
                 *("--continue-on-failure", "--no-shrink"),
@@ -51,7 +51,7 @@ async def fuzzed(options: argparse.Namespace) -> dict[str, Any]:
 def main() -> None:
     """Fuzz, print, write; exit status 1 where a check failed or too little was tried."""
     parser = argparse.ArgumentParser(description=__doc__, prog="python -m bench.fuzz_http")
-    parser.add_argument("schemathesis", help="its command")
+    parser.add_argument("schemathesis", type=lambda name: Path(name).absolute(), help="its command")
     parser.add_argument("--examples", type=int, default=150, help="of each operation, at most")
     parser.add_argument("--least", type=int, default=2000, help="cases in all")
     parser.add_argument("--seed", type=int, default=0)
