@@ -10,15 +10,13 @@ import asyncio
 import json
 import os
 import random
-import re
 import shlex
 import signal
 import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
@@ -28,6 +26,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.faults import commit
+from bench.serving import serving
 from bench.workload import picture
 from vlserve.describe.journal import SUFFIX
 
@@ -59,27 +58,6 @@ def draw_pictures(folder: Path, num: int, seed: int) -> list[str]:
     for name in names:
         PILImage.fromarray(picture(rng).pixels).save(folder / name)
     return names
-
-
-@asynccontextmanager
-async def served() -> AsyncIterator[str]:
-    """The address of a server that has just begun, ended afterwards."""
-    server = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "vlserve", "serve", "--grpc.port", "0", "--http.port", "0"),
-        stdout=asyncio.subprocess.PIPE,
-    )
-    assert server.stdout is not None  # noqa: S101  it is a pipe
-    address = ""
-    async for line in server.stdout:
-        if line.startswith(b"address"):
-            address = re.findall(r"grpc://([^\s,]+)", line.decode())[0]
-        if line.startswith(b"ready"):
-            break
-    try:
-        yield address
-    finally:
-        server.terminate()
-        await server.wait()
 
 
 async def described(
@@ -170,10 +148,10 @@ async def measure(options: argparse.Namespace) -> list[Outcome]:
         for i in range(options.rounds):
             for num_kills in (0, options.kills):
                 output = Path(folder) / f"{i}-{num_kills}.jsonl"
-                async with served() as address:
+                async with serving() as server:
                     outcomes.append(
                         await described(
-                            *(pictures, names, output, address),
+                            *(pictures, names, output, server.grpc),
                             num_kills=num_kills,
                             seed=options.seed + i,
                         )

@@ -27,6 +27,7 @@ from PIL import Image as PILImage
 from rich.console import Console
 from rich.table import Table
 
+from bench.serving import serving
 from bench.workload import QUESTIONS, picture
 from vlserve.doors.grpc.client import GrpcClient
 from vlserve.doors.grpc.pb import vision_pb2 as pb
@@ -211,26 +212,12 @@ async def measure(options: argparse.Namespace) -> list[Trial]:
     """All trials against one server."""
     blows = [signal.SIGKILL] * options.kills + [signal.SIGSTOP] * options.stops
     random.Random(options.seed).shuffle(blows)
-    server = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "vlserve", "serve", "--grpc.port", "0"),
-        *("--http.port", "0"),
-        *("--engine.max-running", str(options.max_running)),
-        stdout=subprocess.PIPE,
-    )
-    assert server.stdout is not None  # noqa: S101  it is a pipe
-    address = ""
-    async for line in server.stdout:
-        if line.startswith(b"address"):
-            address = line.decode().split("grpc://")[1].strip()
-        if line.startswith(b"ready"):
-            break
-    try:
-        requests = drawn_requests(options.seed, options.requests)
-        async with Crowd(address, requests, options.seed) as crowd:
-            return await trials(crowd, lambda: worker_of(server.pid), blows)
-    finally:
-        server.terminate()
-        await server.wait()
+    requests = drawn_requests(options.seed, options.requests)
+    async with (
+        serving("--engine.max-running", str(options.max_running)) as server,
+        Crowd(server.grpc, requests, options.seed) as crowd,
+    ):
+        return await trials(crowd, lambda: worker_of(server.pid), blows)
 
 
 def commit() -> str:

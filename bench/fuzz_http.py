@@ -34,9 +34,9 @@ async def fuzzed(options: argparse.Namespace) -> dict[str, Any]:
     """schemathesis' own report."""
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.json"
-        async with serving("--engine.kind", "echo") as (_, address):
+        async with serving("--engine.kind", "echo") as server:
             process = await asyncio.create_subprocess_exec(
-                *(options.schemathesis, "run", f"http://{address}/openapi.json"),
+                *(options.schemathesis, "run", f"http://{server.http}/openapi.json"),
                 *("--phases", "coverage,fuzzing", "--checks", ",".join(CHECKS)),
                 *("--max-examples", str(options.examples), "--seed", str(options.seed)),
                 *("--continue-on-failure", "--no-shrink"),

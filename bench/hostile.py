@@ -31,7 +31,7 @@ from rich.progress import track
 from rich.table import Table
 
 from bench.faults import commit, drawn_requests
-from bench.serving import serving
+from bench.serving import Served, serving
 from vlserve.doors.grpc.client import GrpcClient
 from vlserve.doors.grpc.pb import vision_pb2 as pb
 
@@ -106,19 +106,17 @@ async def refusal(client: GrpcClient, data: bytes) -> str:
     return "answered"
 
 
-async def phase(
-    address: str, http_address: str, hostile: Sequence[bytes], seconds: float, seed: int
-) -> Noticed:
+async def phase(server: Served, hostile: Sequence[bytes], seconds: float, seed: int) -> Noticed:
     """The streams, and after a second the hostile pictures; `seconds` where there are none."""
     noticed, end, running = Noticed(), asyncio.Event(), asyncio.Event()
     requests = drawn_requests(seed, NUM_STREAMS)
     for wire in requests:
         wire.sampling.max_tokens = wire.sampling.min_tokens = 400
     async with (
-        GrpcClient(address, MAX_MESSAGE_MIB) as streams,
-        GrpcClient(address, MAX_MESSAGE_MIB) as attacker,
-        GrpcClient(address, MAX_MESSAGE_MIB) as watcher,
-        httpx2.AsyncClient(base_url=f"http://{http_address}") as http,
+        GrpcClient(server.grpc, MAX_MESSAGE_MIB) as streams,
+        GrpcClient(server.grpc, MAX_MESSAGE_MIB) as attacker,
+        GrpcClient(server.grpc, MAX_MESSAGE_MIB) as watcher,
+        httpx2.AsyncClient(base_url=f"http://{server.http}") as http,
         asyncio.TaskGroup() as tasks,
     ):
 
@@ -141,18 +139,13 @@ async def phase(
     return noticed
 
 
-def percentile(times: Sequence[float], share: float) -> float:
-    """Of a not empty list."""
-    return float(np.percentile(times, 100 * share))
-
-
 def figures(rounds: Sequence[Noticed]) -> dict[str, float]:
     """Medians over the rounds."""
     columns: dict[str, Callable[[Noticed], float]] = {
         "longest gap, s": lambda n: max(n.gaps_s),
-        "p99 gap, s": lambda n: percentile(n.gaps_s, 0.99),
-        "gRPC health p99, s": lambda n: percentile(n.health_s["gRPC"], 0.99),
-        "HTTP health p99, s": lambda n: percentile(n.health_s["HTTP"], 0.99),
+        "p99 gap, s": lambda n: float(np.percentile(n.gaps_s, 99)),
+        "gRPC health p99, s": lambda n: float(np.percentile(n.health_s["gRPC"], 99)),
+        "HTTP health p99, s": lambda n: float(np.percentile(n.health_s["HTTP"], 99)),
     }
     return {name: statistics.median(map(value, rounds)) for name, value in columns.items()}
 
@@ -165,11 +158,11 @@ async def measure(options: argparse.Namespace) -> dict[str, list[Noticed]]:
         *("--limits.max-waiting", str(2 * NUM_TRUNCATED)),
         *("--limits.max-image-pixels", str(LARGE[0] * LARGE[1])),
     )
-    async with serving(*flags) as (address, http_address):
+    async with serving(*flags) as server:
         for index in track(range(options.rounds), "rounds", console=Console(stderr=True)):
             for name, pictures in (("alone", []), ("beside them", hostile)):
                 seed = options.seed + index
-                noticed = await phase(address, http_address, pictures, options.seconds, seed)
+                noticed = await phase(server, pictures, options.seconds, seed)
                 found[name].append(noticed)
     return found
 

@@ -1,10 +1,7 @@
 """How much may be fetched for one request, all its pictures together."""
 
-from typing import Final
-
 from vlserve.media.errors import Refused
-
-_MIB: Final = 2**20
+from vlserve.settings import MIB
 
 
 class Allowance:
@@ -18,5 +15,5 @@ class Allowance:
         """Raises Refused where there are not so many left."""
         self._num_left -= num_bytes
         if self._num_left < 0:
-            mib = self._num_bytes // _MIB
+            mib = self._num_bytes // MIB
             raise Refused(f"has, with what was fetched before it, more than {mib} MiB")

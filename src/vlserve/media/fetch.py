@@ -15,12 +15,12 @@ from yarl import URL
 from vlserve.media.address import is_public
 from vlserve.media.allowance import Allowance
 from vlserve.media.errors import Refused
+from vlserve.settings import MIB
 
 MAX_REDIRECTS: Final = 3
 _MAX_AT_ONCE: Final = 16
 _PIECE_BYTES: Final = 64 * 1024
 _MAX_URL: Final = 8192
-_MIB: Final = 2**20
 _HEADERS: Final = {
     "User-Agent": "vlserve",
     "Accept": "image/*, video/*",
@@ -85,7 +85,7 @@ class Fetcher:
                 raise Refused(f"could not be fetched: its server answers {response.status}")
             if response.headers.get("Content-Encoding", "identity").lower() != "identity":
                 raise Refused("is sent compressed, which was not asked for")
-            too_large = Refused(f"has more than {self._max_bytes // _MIB} MiB")
+            too_large = Refused(f"has more than {self._max_bytes // MIB} MiB")
             if (response.content_length or 0) > self._max_bytes:
                 raise too_large
             body = bytearray()

@@ -59,26 +59,27 @@ async def test_a_reference_that_nobody_uploaded_is_refused_by_its_name() -> None
 @pytest.mark.parametrize(
     ("param", "form"),
     [
-        ("file", {"files": {"other": b"x"}, "data": {}}),
+        ("other", {"files": {"other": b"x"}, "data": {}}),
+        ("file", {"files": {}, "data": {"purpose": "vision"}}),
         ("file", {"files": {"file": b""}, "data": {}}),
         ("purpose", {"files": {"file": png()}, "data": {"purpose": "fine-tune"}}),
         ("expires_after", {"files": {"file": png()}, "data": {"expires_after": "1"}}),
     ],
 )
 async def test_what_is_no_upload_is_refused_by_its_name(param: str, form: dict[str, Any]) -> None:
-    boundary, parts = "cut", b""
+    parts = b""
     for name, content in form["files"].items():
         head = f'--cut\r\nContent-Disposition: form-data; name="{name}"; filename="a"\r\n\r\n'
         parts += head.encode() + content + b"\r\n"
     for name, text in form["data"].items():
         head = f'--cut\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n'
         parts += f"{head}{text}\r\n".encode()
-    kind = f"multipart/form-data; boundary={boundary}"
+    kind = "multipart/form-data; boundary=cut"
     async with live() as house:
         answer = await house.post("/v1/files", parts + b"--cut--\r\n", kind)
         bare = await house.post("/v1/files", {})
     assert (answer.status, bare.status) == (400, 400)
-    assert answer.error["param"] in {param, "other"}
+    assert (answer.error["param"], bare.error["param"]) == (param, None)
 
 
 async def test_a_video_gives_its_frames_at_both_doors() -> None:
@@ -88,6 +89,7 @@ async def test_a_video_gives_its_frames_at_both_doors() -> None:
         answers = [await asked(house, part) for part in (named(url, "video_url"),)]
         async with house.client() as client:
             file = await client.files.create(file=io.BytesIO(data), purpose="user_data")
+        assert file.purpose == "user_data"
         answers.append(await asked(house, {"type": "video_url", "video_url": file.id}))
         for part in (pb.Part(video=data), pb.Part(video_url=url)):
             parts = [part, pb.Part(text="what is this")]
@@ -101,6 +103,26 @@ async def test_a_video_gives_its_frames_at_both_doors() -> None:
     assert seen == [seen[0]] * 4
     assert len(seen[0]) == 8
     assert seen[0] == sorted(set(seen[0]))
+
+
+async def test_a_caller_may_lower_the_frames_and_not_raise_them() -> None:
+    data = clips.animation("GIF")
+    async with live(max_video_frames=4) as house, house.grpc_client() as caller:
+
+        def call(part: pb.Part) -> Any:
+            parts = [part, pb.Part(text="what is this")]
+            message = pb.Message(role=pb.ROLE_USER, parts=parts)
+            return caller.chat(pb.VisionRequest(messages=[message]))
+
+        await call(pb.Part(video=data, max_frames=3))
+        refused = call(pb.Part(video=data, max_frames=5))
+        assert await refused.code() is grpc.StatusCode.INVALID_ARGUMENT
+        misplaced = call(pb.Part(image=png(), max_frames=3))
+        assert await misplaced.code() is grpc.StatusCode.INVALID_ARGUMENT
+        details = await misplaced.details()
+        (seen,) = house.engine.seen
+    assert len(list(seen.messages[0].pictures())) == 3
+    assert (details or "").startswith("messages[0].parts[0].max_frames")
 
 
 async def test_a_video_that_is_none_is_refused_by_its_name() -> None:

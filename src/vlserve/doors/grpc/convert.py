@@ -100,7 +100,9 @@ def _wire_part(part: str | ImageRef | VideoRef) -> pb.Part:
     if isinstance(part, str):
         return pb.Part(text=part)
     if isinstance(part, VideoRef):
-        return pb.Part(video_url=part.url) if part.url else pb.Part(video=part.data)
+        wire = pb.Part(video_url=part.url) if part.url else pb.Part(video=part.data)
+        wire.max_frames = part.max_frames
+        return wire
     return pb.Part(image_url=part.url) if part.url else pb.Part(image=part.data)
 
 
@@ -242,7 +244,10 @@ def _message(wire: pb.Message, path: str) -> Message[ImageRef | VideoRef]:
 
 def _part(wire: pb.Part, path: str) -> str | ImageRef | VideoRef:
     refuse_unknown(wire, path)
-    match wire.WhichOneof("content"):
+    kind = wire.WhichOneof("content")
+    if wire.max_frames and kind not in ("video", "video_url"):
+        raise invalid(f"{path}.max_frames", "belongs to a video")
+    match kind:
         case "text":
             return wire.text
         case "image":
@@ -250,9 +255,11 @@ def _part(wire: pb.Part, path: str) -> str | ImageRef | VideoRef:
         case "image_url":
             return ImageRef(url=wire.image_url, field=f"{path}.image_url")
         case "video":
-            return VideoRef(wire.video, field=f"{path}.video")
+            return VideoRef(wire.video, max_frames=wire.max_frames, field=f"{path}.video")
         case "video_url":
-            return VideoRef(url=wire.video_url, field=f"{path}.video_url")
+            return VideoRef(
+                url=wire.video_url, max_frames=wire.max_frames, field=f"{path}.video_url"
+            )
         case _:
             raise invalid(path, "must hold a text, an image or a video")
 

@@ -4,15 +4,15 @@ from typing import Annotated, Final
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, model_validator
 
+from vlserve.types import NOT_UNICODE, is_unicode
+
 _MAX_FIELDS: Final = 256  # far more than any object has: pydantic lists each one that is wrong
 
 
 def _unicode(text: str) -> str:
     """JSON can write half a character, which no text may hold."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise ValueError("is no Unicode text") from None
+    if not is_unicode(text):
+        raise ValueError(NOT_UNICODE)
     return text
 
 

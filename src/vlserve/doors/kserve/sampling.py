@@ -8,7 +8,7 @@ from typing import Any, Final
 from vlserve.doors.kserve.tensors import shown
 from vlserve.errors import ServeError, invalid
 from vlserve.settings import LimitSettings
-from vlserve.types import MAX_SEED, Guide, GuideKind, SamplingParams
+from vlserve.types import MAX_SEED, NOT_UNICODE, Guide, GuideKind, SamplingParams, is_unicode
 
 _MAX_BYTES: Final = 256 * 1024
 _MAX_WHOLE: Final = 2**32 - 1
@@ -101,10 +101,8 @@ def _number(given: Given) -> float:
 def _text(given: Given) -> str:
     if not isinstance(given.value, str):
         raise invalid(given.path, "must be a string")
-    try:
-        given.value.encode()
-    except UnicodeEncodeError:
-        raise invalid(given.path, "is no Unicode text") from None
+    if not is_unicode(given.value):
+        raise invalid(given.path, NOT_UNICODE)
     return given.value
 
 

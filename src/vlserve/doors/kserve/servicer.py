@@ -49,9 +49,7 @@ class InferenceServicer:
         """The handler of each call by its name in the proto file."""
         request = reader(pb.ModelInferRequest)
         return {
-            "ServerLive": _handler(
-                pb.ServerLiveRequest, lambda _: pb.ServerLiveResponse(live=True)
-            ),
+            "ServerLive": _handler(pb.ServerLiveRequest, self.server_live),
             "ServerReady": _handler(pb.ServerReadyRequest, self.server_ready),
             "ModelReady": _handler(pb.ModelReadyRequest, self.model_ready),
             "ServerMetadata": _handler(pb.ServerMetadataRequest, lambda _: metadata.server()),

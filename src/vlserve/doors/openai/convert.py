@@ -1,7 +1,7 @@
 """A chat completion request -> ChatRequest, and Chunks -> OpenAI's objects."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 from vlserve.doors.openai.answers import (
@@ -59,12 +59,7 @@ def chat_request(body: ChatCompletionRequest, limits: LimitSettings) -> ChatRequ
 
     Raises ServeError(INVALID_ARGUMENT) naming a field of ours, for `callers_field`.
     """
-    num_parts = sum(
-        1 + (0 if isinstance(message.content, str) else len(message.content))
-        for message in body.messages
-    )
-    if num_parts > MAX_PARTS:
-        raise invalid("messages", f"must hold at most {MAX_PARTS} messages and parts together")
+    refuse_many_parts(message.content for message in body.messages)
     if body.stream_options is not None and not body.stream:
         raise invalid("stream_options", "belongs to a stream")
     messages = tuple(
@@ -86,6 +81,14 @@ def callers_field(field: str, body: ChatCompletionRequest) -> str:
             return "response_format"
         return f"structured_outputs.{_structured_name(body.structured_outputs)}"
     return field
+
+
+def refuse_many_parts(contents: Iterable[str | Sequence[object]]) -> None:
+    """Raises ServeError(INVALID_ARGUMENT, field="messages") where messages of these contents have
+    too many parts together."""
+    num_parts = sum(1 + (0 if isinstance(each, str) else len(each)) for each in contents)
+    if num_parts > MAX_PARTS:
+        raise invalid("messages", f"must hold at most {MAX_PARTS} messages and parts together")
 
 
 def given(**values: Any) -> dict[str, Any]:

@@ -1,24 +1,25 @@
 """`/v1/files`: a picture or a video sent once, and asked about often."""
 
 import time
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, get_args
 
 from fastapi import APIRouter, Request
 from pydantic import BaseModel
 from starlette.datastructures import UploadFile
 
 from vlserve.doors.http.errors import CALL_REFUSALS
+from vlserve.doors.http.forms import FORM, media_type, refuse_unknown
 from vlserve.errors import Code, ServeError, invalid
 from vlserve.service import Service
 
-_FORM: Final = "multipart/form-data"
 _FIELDS: Final = ("file", "purpose")
-_PURPOSES: Final = ("vision", "user_data")
+Purpose = Literal["vision", "user_data"]
+_PURPOSES: Final[tuple[Purpose, ...]] = get_args(Purpose)
 _BODY: Final[dict[str, Any]] = {
     "requestBody": {
         "required": True,
         "content": {
-            _FORM: {
+            FORM: {
                 "schema": {
                     "type": "object",
                     "properties": {
@@ -44,7 +45,7 @@ class KeptFile(BaseModel):
     created_at: int
     expires_at: int
     filename: str
-    purpose: Literal["vision"] = "vision"
+    purpose: Purpose
     status: Literal["processed"] = "processed"
 
 
@@ -55,14 +56,13 @@ def routes(service: Service, keep_s: float) -> APIRouter:
     @router.post("/v1/files", responses=CALL_REFUSALS, openapi_extra=_BODY)
     async def upload(request: Request) -> KeptFile:
         """Keep a picture or a video for a time."""
-        kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-        if kind != _FORM:
-            raise ServeError(Code.INVALID_ARGUMENT, f"the body must be {_FORM}")
+        if media_type(request) != FORM:
+            raise ServeError(Code.INVALID_ARGUMENT, f"the body must be {FORM}")
         async with request.form(max_files=1, max_fields=1) as form:
-            for name in form:
-                if name not in _FIELDS:
-                    raise invalid(name, "is not served here")
-            if form.get("purpose", _PURPOSES[0]) not in _PURPOSES:
+            refuse_unknown(form, _FIELDS)
+            said = form.get("purpose", _PURPOSES[0])
+            purpose = next((each for each in _PURPOSES if each == said), None)
+            if purpose is None:
                 raise invalid("purpose", f"must be one of {', '.join(_PURPOSES)}")
             file = form.get("file")
             if not isinstance(file, UploadFile):
@@ -75,6 +75,7 @@ def routes(service: Service, keep_s: float) -> APIRouter:
             created_at=now,
             expires_at=now + int(keep_s),
             filename=name,
+            purpose=purpose,
         )
 
     return router

@@ -23,7 +23,6 @@ from vlserve.doors.openai.schema import AnyText, InputImagePart, JsonObjectForma
 from vlserve.errors import invalid
 from vlserve.settings import LimitSettings
 from vlserve.types import (
-    MAX_PARTS,
     ChatRequest,
     Chunk,
     FinishReason,
@@ -141,11 +140,7 @@ class Reply:
 
 
 def _turns(items: Sequence[InputMessage]) -> list[Message[ImageRef]]:
-    num_parts = sum(
-        1 + (0 if isinstance(item.content, str) else len(item.content)) for item in items
-    )
-    if num_parts > MAX_PARTS:
-        raise invalid("messages", f"must hold at most {MAX_PARTS} messages and parts together")
+    convert.refuse_many_parts(item.content for item in items)
     return [_turn(item, f"input[{i}].content") for i, item in enumerate(items)]
 
 

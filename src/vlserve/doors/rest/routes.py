@@ -13,6 +13,7 @@ from starlette.responses import Response
 
 from vlserve.doors.http.answers import TimedAnswer, unless_gone, whole
 from vlserve.doors.http.errors import CALL_REFUSALS, ErrorDetail, body_of, fields_named, misfit
+from vlserve.doors.http.forms import FORM, media_type, refuse_unknown
 from vlserve.doors.http.said import Said, Text
 from vlserve.errors import Code, ServeError, invalid
 from vlserve.service import Service
@@ -21,7 +22,6 @@ from vlserve.types import ChatRequest, ImageRef, Message, Role, SamplingParams
 
 DEFAULT_PROMPT: Final = "Describe the image"
 _JSON: Final = "application/json"
-_FORM: Final = "multipart/form-data"
 _FORM_FIELDS: Final = ("image", "prompt")
 
 
@@ -76,7 +76,7 @@ _BODY: Final = {
         "required": True,
         "content": {
             _JSON: {"schema": PictureQuestion.model_json_schema()},
-            _FORM: {"schema": _form_schema()},
+            FORM: {"schema": _form_schema()},
         },
     }
 }
@@ -132,8 +132,8 @@ def _callers_field(field: str) -> str:
 
 
 async def _question(request: Request) -> tuple[ImageRef, str]:
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind == _FORM:
+    kind = media_type(request)
+    if kind == FORM:
         async with request.form(max_files=1, max_fields=2) as form:
             return await _form_question(form)
     try:
@@ -147,9 +147,7 @@ async def _question(request: Request) -> tuple[ImageRef, str]:
 
 
 async def _form_question(form: FormData) -> tuple[ImageRef, str]:
-    for name in form:
-        if name not in _FORM_FIELDS:
-            raise invalid(name, "is not served here")
+    refuse_unknown(form, _FORM_FIELDS)
     file, prompt = form.get("image"), form.get("prompt", DEFAULT_PROMPT)
     if not isinstance(file, UploadFile):
         raise invalid("image", "must be a file")
