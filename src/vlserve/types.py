@@ -50,6 +50,14 @@ class FinishReason(StrEnum):
     LENGTH = "length"
 
 
+class Detail(StrEnum):
+    """How closely a model looks at a picture: as its processor does of itself, or once, as a whole
+    and not in tiles. Where the family knows but one way, both are that."""
+
+    AUTO = "auto"
+    LOW = "low"
+
+
 @dataclass(frozen=True, slots=True)
 class ImageRef:
     """An untrusted picture in the caller's `field`: encoded `data` as it was sent, or else a `url`
@@ -57,13 +65,15 @@ class ImageRef:
 
     data: bytes = field(default=b"", repr=False)
     url: str = field(default="", repr=False, kw_only=True)
+    detail: Detail = field(default=Detail.AUTO, kw_only=True)
     field: str = "image"
 
 
 @dataclass(frozen=True, slots=True)
 class VideoRef:
     """An untrusted video, as an ImageRef is a picture. The model is given some of its frames, as
-    several pictures in order: `max_frames`, or where it is 0 as many as the limit lets."""
+    several pictures of low detail in order: `max_frames`, or where it is 0 as many as the limit
+    lets."""
 
     data: bytes = field(default=b"", repr=False)
     url: str = field(default="", repr=False, kw_only=True)
@@ -84,6 +94,12 @@ class Image:
 
     pixels: npt.NDArray[np.uint8] = field(repr=False)
     sha256: str
+    detail: Detail = Detail.AUTO
+
+    @property
+    def key(self) -> str:
+        """Says what a model is shown: equal keys mean equal pictures, looked at as closely."""
+        return f"{self.sha256} {self.detail}"
 
     @property
     def height(self) -> int:

@@ -186,6 +186,11 @@ CASES = [
     pictured("too many pixels", png(size=(1000, 101))),
     pictured("a format that is not taken", pictures.encoded(
         Image.fromarray(np.zeros((4, 4, 3), np.uint8)), "PPM")),
+    Case(
+        "a picture of low detail",
+        pb.VisionRequest(image=png(), prompt=PROMPT, detail=pb.DETAIL_LOW),
+        {"messages": [user(picture_part(detail="low"), text_part(PROMPT))]},
+    ),
     turns("turns", ("system", ["a"]), ("user", [png(), "b"]), ("assistant", ["c"]),
           ("user", ["d", png((0, 0, 9))])),
     turns("too many pictures", ("user", [png(), png(), png()]),
@@ -233,7 +238,7 @@ def asked(house: House[ScriptedEngine]) -> list[Any]:
         (
             request.sampling,
             [
-                (message.role, [p if isinstance(p, str) else p.sha256 for p in message.content])
+                (message.role, [p if isinstance(p, str) else p.key for p in message.content])
                 for message in request.messages
             ],
         )

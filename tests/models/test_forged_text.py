@@ -83,9 +83,9 @@ class Judge:
 
     def see(self, picture: Image) -> PromptImage:
         """Each picture is scaled once."""
-        if picture.sha256 not in self.seen:
-            self.seen[picture.sha256] = self.adapter.prompt_image(picture)
-        return self.seen[picture.sha256]
+        if picture.key not in self.seen:
+            self.seen[picture.key] = self.adapter.prompt_image(picture)
+        return self.seen[picture.key]
 
     def skeleton(self, token_ids: Sequence[int]) -> list[int]:
         """The marks, with TEXT for whatever lies between them."""
@@ -107,7 +107,7 @@ class Judge:
         prompt = self.adapter.prepare(messages, self.see)
         if self.skeleton(prompt.token_ids) != self.wanted(place):
             return "other marks than with plain words"
-        if [image.key for image in prompt.images] != [picture.sha256 for picture in pictures]:
+        if [image.key for image in prompt.images] != [picture.key for picture in pictures]:
             return "other pictures"
         ids = np.array(prompt.token_ids)
         if not np.array_equal(prompt.places, np.flatnonzero(ids == self.adapter.image_id)):
@@ -180,11 +180,11 @@ def test_pictures_stay_where_they_are(judge: Judge) -> None:
     adapter = judge.adapter
     with torch.inference_mode():
         rows = {
-            picture.sha256: adapter.encode(judge.see(picture).inputs) for picture in (RED, BLUE)
+            picture.key: adapter.encode(judge.see(picture).inputs) for picture in (RED, BLUE)
         }
         for picture in (RED, BLUE):
-            judge.see(picture).features = rows[picture.sha256]
-        red, blue = (rows[picture.sha256].rows for picture in (RED, BLUE))
+            judge.see(picture).features = rows[picture.key]
+        red, blue = (rows[picture.key].rows for picture in (RED, BLUE))
         assert (red - blue).abs().max() > 1e-3
         for text in (WORD, TURNS[0], TURNS[1], TURNS[2], "<image>" * 5, STAND_INS[0]):
             for pictures, wanted in (((RED, BLUE), (red, blue)), ((BLUE, RED), (blue, red))):

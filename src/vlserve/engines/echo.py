@@ -12,6 +12,7 @@ from vlserve.errors import Code, ServeError, invalid
 from vlserve.settings import EngineSettings, ModelSettings
 from vlserve.types import (
     Chunk,
+    Detail,
     FinishReason,
     Image,
     ImageCount,
@@ -160,12 +161,17 @@ def _count(request: Request) -> TokenCount:
 
 def _account(message: Message[Image]) -> str:
     texts = " ".join(part for part in message.content if isinstance(part, str))
-    pictures = [f"{p.width}x{p.height} sha256 {p.sha256[:12]}" for p in message.pictures()]
+    pictures = [_shown(picture) for picture in message.pictures()]
     said = f"{message.role.value} said: {texts}" if texts else f"{message.role.value} said nothing"
     if not pictures:
         return said
     noun = "picture" if len(pictures) == 1 else "pictures"
     return f"{said}; {len(pictures)} {noun}: {', '.join(pictures)}"
+
+
+def _shown(picture: Image) -> str:
+    detail = "" if picture.detail is Detail.AUTO else f" {picture.detail}"
+    return f"{picture.width}x{picture.height} sha256 {picture.sha256[:12]}{detail}"
 
 
 def _finish_reason(

@@ -19,7 +19,7 @@ from vlserve.media.errors import Refused
 from vlserve.media.uploads import Uploads
 from vlserve.media.wire import Bounds
 from vlserve.settings import MIB, LimitSettings, MediaSettings
-from vlserve.types import Image, ImageRef, VideoRef
+from vlserve.types import Detail, Image, ImageRef, VideoRef
 
 if TYPE_CHECKING:
     from vlserve.media.fetch import Fetcher
@@ -35,6 +35,7 @@ class Source:
 
     encoded: Encoded
     field: str
+    detail: Detail
 
 
 class MediaRoom:
@@ -99,10 +100,13 @@ class MediaRoom:
             raise invalid(ref.field, str(refused)) from None
         if not data:
             raise invalid(ref.field, "holds no data")
-        max_frames = 0
+        max_frames, detail = 0, Detail.LOW
         if isinstance(ref, VideoRef):
             max_frames = ref.num_frames(self._limits.max_video_frames)
-        return Source(Encoded(data, self._limits.max_image_pixels, max_frames, tenant), ref.field)
+        else:
+            detail = ref.detail
+        encoded = Encoded(data, self._limits.max_image_pixels, max_frames, tenant)
+        return Source(encoded, ref.field, detail)
 
     async def _data(self, ref: ImageRef | VideoRef, tenant: str, allowance: Allowance) -> bytes:
         if not ref.url:
@@ -129,14 +133,14 @@ class MediaRoom:
             frames = await self._decoders.frames(source.encoded)
         except Refused as refused:
             raise invalid(source.field, str(refused)) from None
-        return tuple([await asyncio.to_thread(image, frame) for frame in frames])
+        return tuple([await asyncio.to_thread(image, frame, source.detail) for frame in frames])
 
 
-def image(pixels: Pixels) -> Image:
+def image(pixels: Pixels, detail: Detail = Detail.AUTO) -> Image:
     """An Image of uint8[height, width, 3] in sRGB, with its digest."""
     digest = hashlib.sha256(f"{pixels.shape[1]}x{pixels.shape[0]}:".encode())
     digest.update(pixels.data)
-    return Image(pixels=pixels, sha256=digest.hexdigest())
+    return Image(pixels, digest.hexdigest(), detail)
 
 
 def _fetcher(settings: MediaSettings) -> "Fetcher | None":

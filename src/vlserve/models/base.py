@@ -15,7 +15,9 @@ import torch
 from tokenizers import Tokenizer
 from torch import nn
 
+from vlserve.errors import invalid
 from vlserve.models.chat import ChatEncoder, Special
+from vlserve.models.detail import at_a_glance
 from vlserve.models.errors import ModelError
 from vlserve.models.expansion import expand, image_mark
 from vlserve.models.features import ImageFeatures, image_features
@@ -23,7 +25,7 @@ from vlserve.models.generation import GenerationRules
 from vlserve.models.marks import own_marks
 from vlserve.models.prompt import Arrays, Prompt, PromptImage
 from vlserve.models.transfer import to_device
-from vlserve.types import Image, ImageCount, Message, Role, TokenCount
+from vlserve.types import Detail, Image, ImageCount, Message, Role, TokenCount
 
 Seen = Callable[[Image], PromptImage | None]
 _GREY = Image(np.full((8, 8, 3), 127, np.uint8), sha256="")
@@ -51,6 +53,7 @@ class ModelAdapter:
     def __init__(self, model: Any, processor: Any) -> None:
         self.model = model
         self.processor = processor
+        self._glancing = at_a_glance(processor)
         self.tokenizer: Tokenizer = processor.tokenizer.backend_tokenizer
         self.rules = GenerationRules.of(model.generation_config)
         self.longest_token = max(map(len, self.tokenizer.get_vocab()))
@@ -117,7 +120,7 @@ class ModelAdapter:
 
     def prompt_image(self, picture: Image) -> PromptImage:
         """A picture as this model's processor has it."""
-        return expand(self.processor, [picture])
+        return expand(self.processor_for([picture]), [picture])
 
     def token_ids(self, pieces: Sequence[Special | str]) -> list[int]:
         """The ids of a rendered conversation's sections."""
@@ -167,7 +170,12 @@ class ModelAdapter:
         return embeddings
 
     def prepare_whole(self, messages: Sequence[Message[Image]]) -> Prompt:
-        """As `prepare`, for `forward`: all pictures' inputs together, and in one block."""
+        """As `prepare`, for `forward`: all pictures' inputs together, and in one block.
+
+        Raises ServeError(INVALID_ARGUMENT, field="messages") for pictures of several details.
+        """
+        if len({part.detail for message in messages for part in message.pictures()}) > 1:
+            raise invalid("messages", "this model takes pictures of one detail in a request")
         prompt = self.prepare(messages)
         pictures = [part for message in messages for part in message.pictures()]
         inputs = self.joint_inputs(pictures) if pictures else {}
@@ -176,7 +184,12 @@ class ModelAdapter:
 
     def joint_inputs(self, pictures: Sequence[Image]) -> Arrays:
         """What the processor makes of the pictures of one conversation."""
-        return expand(self.processor, pictures).inputs
+        return expand(self.processor_for(pictures), pictures).inputs
+
+    def processor_for(self, pictures: Sequence[Image]) -> Any:
+        """The processor that looks at pictures of one detail as closely as they want."""
+        is_low = pictures[0].detail is Detail.LOW
+        return self._glancing if is_low else self.processor
 
     def forward(self, prompt: Prompt, token_ids: Sequence[int], *, use_cache: bool) -> Any:
         """What the model itself gives for a prompt of `prepare_whole` and what follows it."""

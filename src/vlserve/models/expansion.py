@@ -70,4 +70,4 @@ def expand(processor: Any, pictures: Sequence[Image]) -> PromptImage:
     if len(recorder.text) != 1:
         raise ModelError("the processor does not tokenize one text for one conversation")
     inputs = {name: np.asarray(v) for name, v in features.items() if name not in TEXTUAL}
-    return PromptImage(pictures[0].sha256, recorder.text[0], inputs)
+    return PromptImage(pictures[0].key, recorder.text[0], inputs)

@@ -24,14 +24,15 @@ class Idefics2(ModelAdapter):
         super().__init__(model, processor)
 
     def prompt_image(self, picture: Image) -> PromptImage:
-        """The tower's inputs; the tokens do not depend on the picture."""
-        return PromptImage(picture.sha256, self._image.text, self.joint_inputs([picture]))
+        """The tower's inputs, and a mark for each tile of theirs."""
+        inputs = self.joint_inputs([picture])
+        return PromptImage(picture.key, self._image.text * inputs["pixel_values"].shape[1], inputs)
 
     def joint_inputs(self, pictures: Sequence[Image]) -> Arrays:
         """As its image processor has them, padded to the same size."""
         # Said rather than guessed: a picture three pixels high looks like three channels.
         with shapes_refused():
-            features = self.processor.image_processor(
+            features = self.processor_for(pictures).image_processor(
                 [[picture.pixels for picture in pictures]],
                 input_data_format=ChannelDimension.LAST,
                 return_tensors="np",
@@ -57,7 +58,7 @@ class Idefics2(ModelAdapter):
         token_ids: list[int] = []
         for piece in pieces:
             if piece == self._image:
-                self._append_image(token_ids)
+                self._append_tile(token_ids)
             elif isinstance(piece, Special):
                 token_ids.append(self.chat.token_id(piece.text))
             else:
@@ -77,14 +78,12 @@ class Idefics2(ModelAdapter):
         del images
         return list(self.processor(text=text)["input_ids"][0])
 
-    def _append_image(self, token_ids: list[int]) -> None:
-        # Neighbouring pictures share a mark.
-        parts = 5 if self.processor.image_processor.do_image_splitting else 1
+    def _append_tile(self, token_ids: list[int]) -> None:
+        # Neighbours share a mark, tiles of a picture and pictures alike.
         if not token_ids or token_ids[-1] != self._mark:
             token_ids.append(self._mark)
-        for _ in range(parts):
-            token_ids += [self.image_id] * self.processor.image_seq_len
-            token_ids.append(self._mark)
+        token_ids += [self.image_id] * self.processor.image_seq_len
+        token_ids.append(self._mark)
 
     def _after_mark(self, token_ids: list[int], text: str) -> str:
         # The processor keeps words that follow a picture at a word boundary.

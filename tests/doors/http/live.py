@@ -150,8 +150,8 @@ def data_url(data: bytes | None = None) -> str:
     return f"data:image/png;base64,{base64.b64encode(png() if data is None else data).decode()}"
 
 
-def picture_part(data: bytes | None = None) -> Any:
-    return {"type": "image_url", "image_url": {"url": data_url(data)}}
+def picture_part(data: bytes | None = None, **options: str) -> Any:
+    return {"type": "image_url", "image_url": {"url": data_url(data), **options}}
 
 
 def text_part(text: str) -> Any:

@@ -60,7 +60,9 @@ async def test_a_picture_and_a_question() -> None:
 async def test_every_way_to_write_a_picture(part: Any) -> None:
     async with live() as house, house.client() as client:
         answer = await client.chat.completions.create(model=MODEL, messages=[user(part)])
+        (picture,) = house.engine.seen[0].messages[0].pictures()
     assert answer.choices[0].message.content == f"{SHA} "
+    assert picture.detail == ("low" if '"low"' in json.dumps(part) else "auto")
 
 
 async def test_turns_and_pictures_keep_their_order() -> None:

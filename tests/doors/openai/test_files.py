@@ -14,6 +14,7 @@ from tests.doors.http.live import House, live, text_part, user
 from tests.media import clips
 from tests.scripted import MODEL, ScriptedEngine
 from vlserve.doors.grpc.pb import vision_pb2 as pb
+from vlserve.types import Detail
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 SHA = hashlib.sha256(b"8x6:" + bytes([255, 0, 0]) * 48).hexdigest()
@@ -121,7 +122,9 @@ async def test_a_caller_may_lower_the_frames_and_not_raise_them() -> None:
         assert await misplaced.code() is grpc.StatusCode.INVALID_ARGUMENT
         details = await misplaced.details()
         (seen,) = house.engine.seen
-    assert len(list(seen.messages[0].pictures())) == 3
+    frames = list(seen.messages[0].pictures())
+    assert len(frames) == 3
+    assert {frame.detail for frame in frames} == {Detail.LOW}
     assert (details or "").startswith("messages[0].parts[0].max_frames")
 
 

@@ -13,6 +13,7 @@ from vlserve.types import (
     MAX_PARTS,
     ChatRequest,
     Chunk,
+    Detail,
     FinishReason,
     Guide,
     GuideKind,
@@ -32,6 +33,7 @@ _ROLES: Final = {
     pb.ROLE_USER: Role.USER,
     pb.ROLE_ASSISTANT: Role.ASSISTANT,
 }
+_DETAILS: Final = {pb.DETAIL_UNSPECIFIED: Detail.AUTO, pb.DETAIL_LOW: Detail.LOW}
 _FINISH_REASONS: Final = {
     FinishReason.STOP: pb.FINISH_REASON_STOP,
     FinishReason.LENGTH: pb.FINISH_REASON_LENGTH,
@@ -55,7 +57,7 @@ def chat_request(wire: pb.VisionRequest, limits: LimitSettings) -> ChatRequest:
     sampling = _sampling(wire.sampling, limits)
     if not wire.messages:
         return ChatRequest((_single_turn(wire),), sampling, wire.model)
-    for name in ("image", "image_url", "prompt"):
+    for name in ("image", "image_url", "prompt", "detail"):
         if getattr(wire, name):
             raise invalid(name, "cannot stand beside messages")
     messages = tuple(_message(message, f"messages[{i}]") for i, message in enumerate(wire.messages))
@@ -103,7 +105,9 @@ def _wire_part(part: str | ImageRef | VideoRef) -> pb.Part:
         wire = pb.Part(video_url=part.url) if part.url else pb.Part(video=part.data)
         wire.max_frames = part.max_frames
         return wire
-    return pb.Part(image_url=part.url) if part.url else pb.Part(image=part.data)
+    wire = pb.Part(image_url=part.url) if part.url else pb.Part(image=part.data)
+    wire.detail = {detail: name for name, detail in _DETAILS.items()}[part.detail]
+    return wire
 
 
 def callers_field(wire: pb.VisionRequest | None, field: str) -> str:
@@ -219,11 +223,14 @@ def model(info: EngineInfo) -> pb.Model:
 def _single_turn(wire: pb.VisionRequest) -> Message[ImageRef]:
     if wire.image and wire.image_url:
         raise invalid("image_url", "cannot stand beside image")
+    if wire.detail and not (wire.image or wire.image_url):
+        raise invalid("detail", "belongs to a picture")
+    detail = _detail(wire.detail, "detail")
     content: list[str | ImageRef] = []
     if wire.image:
-        content.append(ImageRef(wire.image, "image"))
+        content.append(ImageRef(wire.image, "image", detail=detail))
     if wire.image_url:
-        content.append(ImageRef(url=wire.image_url, field="image_url"))
+        content.append(ImageRef(url=wire.image_url, detail=detail, field="image_url"))
     if wire.prompt:
         content.append(wire.prompt)
     if not content:
@@ -247,13 +254,16 @@ def _part(wire: pb.Part, path: str) -> str | ImageRef | VideoRef:
     kind = wire.WhichOneof("content")
     if wire.max_frames and kind not in ("video", "video_url"):
         raise invalid(f"{path}.max_frames", "belongs to a video")
+    if wire.detail and kind not in ("image", "image_url"):
+        raise invalid(f"{path}.detail", "belongs to a picture")
+    detail = _detail(wire.detail, f"{path}.detail")
     match kind:
         case "text":
             return wire.text
         case "image":
-            return ImageRef(wire.image, f"{path}.image")
+            return ImageRef(wire.image, f"{path}.image", detail=detail)
         case "image_url":
-            return ImageRef(url=wire.image_url, field=f"{path}.image_url")
+            return ImageRef(url=wire.image_url, detail=detail, field=f"{path}.image_url")
         case "video":
             return VideoRef(wire.video, max_frames=wire.max_frames, field=f"{path}.video")
         case "video_url":
@@ -262,6 +272,12 @@ def _part(wire: pb.Part, path: str) -> str | ImageRef | VideoRef:
             )
         case _:
             raise invalid(path, "must hold a text, an image or a video")
+
+
+def _detail(wire: int, path: str) -> Detail:
+    if wire not in _DETAILS:
+        raise invalid(path, f"{wire} is not a detail")
+    return _DETAILS[wire]
 
 
 def _sampling(wire: pb.Sampling, limits: LimitSettings) -> SamplingParams:

@@ -18,7 +18,8 @@ from vlserve.doors.openai.schema import (
     ChatCompletionRequest,
     ChatMessage,
     ChatPart,
-    ImagePart,
+    ImageDetail,
+    InputImagePart,
     JsonObjectFormat,
     StructuredOutputs,
     TextPart,
@@ -31,6 +32,7 @@ from vlserve.types import (
     MAX_TOKEN_ID,
     ChatRequest,
     Chunk,
+    Detail,
     Guide,
     GuideKind,
     ImageRef,
@@ -182,14 +184,17 @@ def _part(part: ChatPart, path: str) -> str | ImageRef | VideoRef:
         if not isinstance(url, str):
             url, field = url.url, f"{field}.url"
         return VideoRef(url=_named(url, field), field=field)
-    if isinstance(part, ImagePart) and not isinstance(part.image_url, str):
-        return image_ref(part.image_url.url, f"{path}.image_url.url")
-    return image_ref(str(part.image_url), f"{path}.image_url")
+    if isinstance(part, InputImagePart):
+        return image_ref(part.image_url, part.detail, f"{path}.image_url")
+    if isinstance(part.image_url, str):
+        return image_ref(part.image_url, None, f"{path}.image_url")
+    return image_ref(part.image_url.url, part.image_url.detail, f"{path}.image_url.url")
 
 
-def image_ref(url: str, field: str) -> ImageRef:
+def image_ref(url: str, detail: ImageDetail | None, field: str) -> ImageRef:
     """A picture at a URL. Raises ServeError(INVALID_ARGUMENT) naming `field`."""
-    return ImageRef(url=_named(url, field), field=field)
+    closely = Detail.LOW if detail == "low" else Detail.AUTO
+    return ImageRef(url=_named(url, field), detail=closely, field=field)
 
 
 def _named(url: str, field: str) -> str:

@@ -154,7 +154,7 @@ def _turn(item: InputMessage, path: str) -> Message[ImageRef]:
 
 def _part(part: InputPart, path: str) -> str | ImageRef:
     if isinstance(part, InputImagePart):
-        return convert.image_ref(part.image_url, f"{path}.image_url")
+        return convert.image_ref(part.image_url, part.detail, f"{path}.image_url")
     return part.text
 
 

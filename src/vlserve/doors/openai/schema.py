@@ -23,6 +23,9 @@ from vlserve.types import (
 
 IGNORED: Final = "ignored"
 ImageDetail = Literal["auto", "low", "high", "original"]
+_DETAIL: Final = (
+    "low: the model looks once, at the whole picture; otherwise as its processor does of itself"
+)
 TokenId = Annotated[int, Field(ge=0, le=MAX_TOKEN_ID)]
 T = TypeVar("T")
 
@@ -46,9 +49,7 @@ class ImageUrl(Said):
         description="a data: URL in base64, the id of an upload,"
         " or http(s) where fetching is switched on"
     )
-    detail: ImageDetail | None = Field(
-        None, description="taken and without effect: the model's own processor decides"
-    )
+    detail: ImageDetail | None = Field(None, description=_DETAIL)
 
 
 class TextPart(Said):
@@ -87,9 +88,7 @@ class InputImagePart(Said):
 
     type: Literal["input_image"]
     image_url: str = Field(description="as `url` of ImageUrl")
-    detail: ImageDetail | None = Field(
-        None, description="taken and without effect: the model's own processor decides"
-    )
+    detail: ImageDetail | None = Field(None, description=_DETAIL)
 
 
 ChatPart = Annotated[TextPart | ImagePart | VideoPart | InputImagePart, Field(discriminator="type")]

@@ -270,7 +270,7 @@ class NativeEngine:
             return self._adapter.prepare_whole(request.messages)
 
         def seen(picture: Image) -> PromptImage | None:
-            return self._images.get(request.tenant, picture.sha256)
+            return self._images.get(request.tenant, picture.key)
 
         return self._adapter.prepare(request.messages, seen)
 
