@@ -274,9 +274,9 @@ def _part(wire: pb.Part, path: str) -> str | ImageRef | VideoRef:
             raise invalid(path, "must hold a text, an image or a video")
 
 
-def _detail(wire: int, path: str) -> Detail:
+def _detail(wire: pb.Detail, path: str) -> Detail:
     if wire not in _DETAILS:
-        raise invalid(path, f"{wire} is not a detail")
+        raise invalid(path, f"{int(wire)} is not a detail")
     return _DETAILS[wire]
 
 
