@@ -1,4 +1,4 @@
-"""A picture of low detail is what each family's own processor makes of it when told to look once."""
+"""A picture of low detail is what a family's own processor makes of it when told to look once."""
 
 import json
 from collections.abc import Mapping
