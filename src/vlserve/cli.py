@@ -23,7 +23,7 @@ from vlserve.bench.command import bench
 from vlserve.describe.errors import DescribeError
 from vlserve.errors import ServeError
 from vlserve.settings import MIB, Settings, WrongSettings
-from vlserve.types import ChatRequest, ImageRef, Message, Role, SamplingParams
+from vlserve.types import ChatRequest, Detail, ImageRef, Message, Role, SamplingParams
 
 if TYPE_CHECKING:
     from vlserve.app import App
@@ -179,6 +179,9 @@ def describe_pictures(
         str | None,
         typer.Option(help="What to ask of each. Left out: a description.", show_default=False),
     ] = None,
+    detail: Annotated[
+        Detail, typer.Option(help="low: look once at each as a whole, for fewer tokens.")
+    ] = Detail.AUTO,
     max_tokens: Annotated[
         int | None, typer.Option(min=1, help="Longest answer, in tokens.", show_default=False)
     ] = None,
@@ -203,7 +206,7 @@ def describe_pictures(
     from vlserve.describe.command import Job, describe  # noqa: PLC0415
     from vlserve.describe.sitting import Effort  # noqa: PLC0415
 
-    job = Job(tuple(sources), out, question, max_tokens, recursive, server)
+    job = Job(tuple(sources), out, question, detail, max_tokens, recursive, server)
     effort = Effort(clients, patience, retry_failed, overwrite)
     raise typer.Exit(asyncio.run(describe(settings, job, effort)))
 

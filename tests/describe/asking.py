@@ -11,6 +11,7 @@ from tests.doors.grpc.live import png
 from vlserve.describe.command import Job, describe
 from vlserve.describe.sitting import Effort
 from vlserve.settings import Settings
+from vlserve.types import Detail
 
 Rows = list[dict[str, Any]]
 
@@ -29,6 +30,7 @@ async def ran(
     server: str | None,
     *,
     question: str | None = "what is it?",
+    detail: Detail = Detail.AUTO,
     max_tokens: int | None = None,
     num_clients: int = 4,
     patience_s: float = 20.0,
@@ -37,7 +39,7 @@ async def ran(
     settings: Settings | None = None,
 ) -> int:
     """Its exit status."""
-    job = Job((str(source),), output, question, max_tokens, recursive=False, server=server)
+    job = Job((str(source),), output, question, detail, max_tokens, recursive=False, server=server)
     effort = Effort(num_clients, patience_s, retry_failed, overwrite)
     return await describe(settings or Settings(), job, effort)
 

@@ -22,6 +22,7 @@ from vlserve.doors.grpc.server import GrpcDoor
 from vlserve.errors import ServeError
 from vlserve.service import Service
 from vlserve.settings import GrpcSettings, LimitSettings, Settings
+from vlserve.types import Detail
 
 NUM = 12
 
@@ -245,6 +246,17 @@ async def test_a_signal_ends_it_and_it_goes_on(
         assert await ran(folder, out, house.door.address) == 0
         assert len(house.engine.seen) == num_seen + NUM - num_kept
     assert [row["path"] for row in rows(out)] == [f"{i:03}.png" for i in range(NUM)]
+
+
+async def test_pictures_may_be_looked_at_less_closely(folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.jsonl"
+    async with live() as house:
+        assert await ran(folder, out, house.door.address, detail=Detail.LOW) == 0
+        with pytest.raises(DescribeError, match="detail low, not auto: --overwrite"):
+            await ran(folder, out, house.door.address)
+    seen = [picture for each in house.engine.seen for picture in each.messages[0].pictures()]
+    assert len(seen) == NUM
+    assert {picture.detail for picture in seen} == {Detail.LOW}
 
 
 async def test_what_befalls_all_alike_ends_the_run(folder: Path, tmp_path: Path) -> None:

@@ -179,9 +179,7 @@ def test_no_spelling_is_taken_for_a_mark(
 def test_pictures_stay_where_they_are(judge: Judge) -> None:
     adapter = judge.adapter
     with torch.inference_mode():
-        rows = {
-            picture.key: adapter.encode(judge.see(picture).inputs) for picture in (RED, BLUE)
-        }
+        rows = {picture.key: adapter.encode(judge.see(picture).inputs) for picture in (RED, BLUE)}
         for picture in (RED, BLUE):
             judge.see(picture).features = rows[picture.key]
         red, blue = (rows[picture.key].rows for picture in (RED, BLUE))

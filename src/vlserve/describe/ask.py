@@ -15,6 +15,7 @@ from vlserve.errors import Code, ServeError
 from vlserve.types import (
     ChatRequest,
     Chunk,
+    Detail,
     FinishReason,
     ImageRef,
     Message,
@@ -42,6 +43,7 @@ class Asked:
     """What a run asks of each picture: whatever makes an answer another one."""
 
     question: str
+    detail: Detail
     max_tokens: int
     model: str
 
@@ -98,7 +100,8 @@ class Asker:
         return _Answer("".join(texts), last.finish_reason, last.usage, seconds)
 
     def _request(self, data: bytes) -> ChatRequest:
-        content = (ImageRef(data, "picture"), self._asked.question)
+        picture = ImageRef(data, "picture", detail=self._asked.detail)
+        content = (picture, self._asked.question)
         sampling = SamplingParams(max_tokens=self._asked.max_tokens)
         return ChatRequest((Message(Role.USER, content),), sampling, self._asked.model)
 

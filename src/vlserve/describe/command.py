@@ -10,6 +10,7 @@ from vlserve.describe.connect import connected
 from vlserve.describe.pictures import Picture
 from vlserve.describe.sitting import Effort, Sitting
 from vlserve.settings import MIB, Settings
+from vlserve.types import Detail
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +20,7 @@ class Job:
     sources: tuple[str, ...]
     output: Path
     question: str | None
+    detail: Detail
     max_tokens: int | None
     recursive: bool
     server: str | None
@@ -40,6 +42,7 @@ async def _described(settings: Settings, job: Job, found: list[Picture], sitting
     async with connected(settings, job.server, sitting.say) as connection:
         asked = Asked(
             EXAMPLE_QUESTION if job.question is None else job.question,
+            job.detail,
             job.max_tokens or settings.limits.default_max_tokens,
             connection.model,
         )
