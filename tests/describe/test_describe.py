@@ -252,7 +252,7 @@ async def test_pictures_may_be_looked_at_less_closely(folder: Path, tmp_path: Pa
     out = tmp_path / "out.jsonl"
     async with live() as house:
         assert await ran(folder, out, house.door.address, detail=Detail.LOW) == 0
-        with pytest.raises(DescribeError, match="detail low, not auto: --overwrite"):
+        with pytest.raises(DescribeError, match="detail 'low', not 'auto': --overwrite"):
             await ran(folder, out, house.door.address)
     seen = [picture for each in house.engine.seen for picture in each.messages[0].pictures()]
     assert len(seen) == NUM

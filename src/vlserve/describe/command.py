@@ -48,4 +48,5 @@ async def _described(settings: Settings, job: Job, found: list[Picture], sitting
         )
         max_bytes = settings.limits.max_message_mib * MIB
         asker = Asker(connection, asked, sitting.patience, max_bytes)
-        await sitting.write(found, asker.ask, asdict(asked), COLUMNS)
+        told = asdict(asked) | {"detail": asked.detail.value}
+        await sitting.write(found, asker.ask, told, COLUMNS)
