@@ -13,7 +13,7 @@ from vlserve.errors import ServeError
 from vlserve.media.address import is_public
 from vlserve.media.room import MediaRoom
 from vlserve.settings import LimitSettings, MediaSettings
-from vlserve.types import ImageRef, VideoRef
+from vlserve.types import ImageRef, MediaBounds, VideoRef
 
 ROOT = Path(__file__).parents[2]
 PROXIES = {"HTTP_PROXY": "http://127.0.0.1:81", "http_proxy": "http://127.0.0.1:81"}
@@ -68,7 +68,7 @@ async def test_it_is_switched_off_unless_it_is_switched_on(url: str) -> None:
     room = MediaRoom(MediaSettings(), LimitSettings())
     for ref in (ImageRef(url=url, field="there"), VideoRef(url=url, field="there")):
         with pytest.raises(ServeError, match=r"there: .* switched off here \(media.fetch_urls\)"):
-            await room.sources([ref], "")
+            await room.sources([ref], "", MediaBounds())
 
 
 @pytest.mark.parametrize("address", web.PUBLIC)

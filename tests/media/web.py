@@ -22,7 +22,7 @@ from vlserve.errors import Code, ServeError
 from vlserve.media import fetch
 from vlserve.media.room import MediaRoom
 from vlserve.settings import LimitSettings, MediaSettings
-from vlserve.types import ImageRef, VideoRef
+from vlserve.types import ImageRef, MediaBounds, VideoRef
 
 PUBLIC: Final = ("93.184.216.34", "8.8.4.4", "2606:4700::6810:84e5")
 PRIVATE: Final = (
@@ -81,8 +81,8 @@ GOOD: Final = (
 )
 # Answered by their host, but not with what may be taken.
 BODIES: Final = {
-    "http://good.example/endless": "has more than 1 MiB",
-    "http://good.example/said": "has more than 1 MiB",
+    "http://good.example/endless": "has more than 1048576 bytes",
+    "http://good.example/said": "has more than 1048576 bytes",
     "http://good.example/gzip": "is sent compressed, which was not asked for",
     "http://good.example/drip": "could not be fetched within 1 s",
     "http://good.example/silent": "could not be fetched within 1 s",
@@ -213,7 +213,7 @@ async def trial(*, is_guarded: bool) -> dict[str, Any]:
         for ref in (ImageRef(url=url, field="there"), VideoRef(url=url, field="there")):
             before = len(web.connects)
             try:
-                await room.sources([ref], "")
+                await room.sources([ref], "", MediaBounds())
                 # When its name meant the public host, that is who answered.
                 is_public = "rebinding" in url and set(web.connects[before:]) <= set(PUBLIC)
                 num_refused += is_public
@@ -223,11 +223,11 @@ async def trial(*, is_guarded: bool) -> dict[str, Any]:
                 texts.add(error.message)
             wrong += [f"{url} reached {to}" for to in web.connects[before:] if to not in PUBLIC]
     for url in GOOD if is_guarded else ():
-        (source,) = await room.sources([ImageRef(url=url, field="there")], "")
+        (source,) = await room.sources([ImageRef(url=url, field="there")], "", MediaBounds())
         num_good += source.encoded.data == png()
     for url, text in BODIES.items() if is_guarded else ():
         try:
-            await room.sources([ImageRef(url=url, field="there")], "")
+            await room.sources([ImageRef(url=url, field="there")], "", MediaBounds())
         except ServeError as error:
             num_bodies += error.message == text
             if error.message != text:
@@ -238,7 +238,7 @@ async def trial(*, is_guarded: bool) -> dict[str, Any]:
     hosts: dict[str, int | str] = {}
     for url in ("http://good.example/p.png", "http://other.example/p.png", GOOD[3]):
         try:
-            hosts[url] = len(await allowed.sources([ImageRef(url=url)], ""))
+            hosts[url] = len(await allowed.sources([ImageRef(url=url)], "", MediaBounds()))
         except ServeError as error:
             hosts[url] = error.message
     room.close()

@@ -1,7 +1,7 @@
 """Between the wire's messages and the nouns. What is not understood is refused by name."""
 
 from collections.abc import Iterable
-from dataclasses import fields, replace
+from dataclasses import asdict, fields, replace
 from typing import Any, Final
 
 from vlserve.doors.grpc.calls import refuse_unknown
@@ -17,6 +17,7 @@ from vlserve.types import (
     Guide,
     GuideKind,
     ImageRef,
+    MediaBounds,
     Message,
     Role,
     SamplingParams,
@@ -53,13 +54,14 @@ def chat_request(wire: pb.VisionRequest, limits: LimitSettings) -> ChatRequest:
         raise invalid("messages", f"must hold at most {MAX_PARTS} messages and parts together")
     refuse_unknown(wire, "request")
     sampling = _sampling(wire.sampling, limits)
+    bounds = _media_bounds(wire.media_bounds)
     if not wire.messages:
-        return ChatRequest((_single_turn(wire),), sampling, wire.model)
+        return ChatRequest((_single_turn(wire),), sampling, wire.model, media_bounds=bounds)
     for name in ("image", "image_url", "prompt"):
         if getattr(wire, name):
             raise invalid(name, "cannot stand beside messages")
     messages = tuple(_message(message, f"messages[{i}]") for i, message in enumerate(wire.messages))
-    return ChatRequest(messages, sampling, wire.model)
+    return ChatRequest(messages, sampling, wire.model, media_bounds=bounds)
 
 
 def wire_request(request: ChatRequest) -> pb.VisionRequest:
@@ -68,6 +70,7 @@ def wire_request(request: ChatRequest) -> pb.VisionRequest:
     roles = {role: wire for wire, role in _ROLES.items()}
     return pb.VisionRequest(
         model=request.model,
+        media_bounds=_wire_bounds(request.media_bounds),
         messages=[
             pb.Message(
                 role=roles[message.role],
@@ -94,6 +97,11 @@ def wire_request(request: ChatRequest) -> pb.VisionRequest:
             **_wire_guide(sampling.guide),
         ),
     )
+
+
+def _wire_bounds(bounds: MediaBounds) -> pb.MediaBounds | None:
+    """None where nothing is bound: servers that know no bounds are asked as ever."""
+    return None if bounds == MediaBounds() else pb.MediaBounds(**asdict(bounds))
 
 
 def _wire_part(part: str | ImageRef | VideoRef) -> pb.Part:
@@ -262,6 +270,11 @@ def _part(wire: pb.Part, path: str) -> str | ImageRef | VideoRef:
             )
         case _:
             raise invalid(path, "must hold a text, an image or a video")
+
+
+def _media_bounds(wire: pb.MediaBounds) -> MediaBounds:
+    refuse_unknown(wire, "media_bounds")
+    return MediaBounds(**{field.name: value for field, value in wire.ListFields()})
 
 
 def _sampling(wire: pb.Sampling, limits: LimitSettings) -> SamplingParams:
