@@ -2,6 +2,8 @@
 
 import asyncio
 import base64
+import binascii
+from types import SimpleNamespace
 
 import pytest
 
@@ -92,3 +94,24 @@ async def test_the_loop_is_free_while_a_long_one_is_decoded() -> None:
 async def test_escapes_are_bounded() -> None:
     with pytest.raises(Refused, match="use plain base64"):
         await data_url.decoded("data:," + "%41" * data_url.MAX_ESCAPED, MAX_BYTES)
+
+
+@pytest.mark.parametrize("head", ["data:;base64,", "data:,"])
+async def test_no_more_than_is_wanted(head: str) -> None:
+    body = base64.b64encode(DATA).decode() if head.endswith("64,") else "x" * len(DATA)
+    assert len(await data_url.decoded(head + body, len(DATA))) == len(DATA)
+    with pytest.raises(Refused, match=f"has more than {len(DATA) - 1} bytes"):
+        await data_url.decoded(head + body, len(DATA) - 1)
+
+
+async def test_the_rest_of_what_is_too_long_is_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    pieces = []
+
+    def counted(piece: str, *, strict_mode: bool) -> bytes:
+        pieces.append(len(piece))
+        return binascii.a2b_base64(piece, strict_mode=strict_mode)
+
+    monkeypatch.setattr(data_url, "binascii", SimpleNamespace(a2b_base64=counted))
+    with pytest.raises(Refused):
+        await data_url.decoded("data:;base64," + "QUJD" * (4 << 20), 1000)
+    assert pieces == [1 << 20]

@@ -46,6 +46,14 @@ def test_nothing_inside_is_reached() -> None:
     assert found["inside"] == 0
     assert found["good"] == len(web.GOOD)
     assert found["bodies"] == len(web.BODIES)
+    num = web.NUM_BYTES
+    assert found["bounded"] == {
+        f"http://good.example/p.png {num}": num,
+        f"http://good.example/p.png {num - 1}": f"has more than {num - 1} bytes",
+        "http://good.example/endless 100000": "has more than 100000 bytes",
+        "http://good.example/said 100000": "has more than 100000 bytes",
+        "http://good.example/endless 2097152": "has more than 1048576 bytes",  # media.fetch_mib
+    }
     # Nothing of the inside is told, and nothing of ours is sent.
     assert not [text for text in found["texts"] if "127." in text or "address" in text]
     assert found["headers"] == ["accept", "accept-encoding", "connection", "host", "user-agent"]

@@ -185,6 +185,17 @@ def png() -> bytes:
     return file.getvalue()
 
 
+NUM_BYTES: Final = len(png())
+# Fetched by a request that bounds the bytes of its pictures.
+BOUNDED: Final = (
+    ("http://good.example/p.png", NUM_BYTES),
+    ("http://good.example/p.png", NUM_BYTES - 1),
+    ("http://good.example/endless", 100_000),
+    ("http://good.example/said", 100_000),
+    ("http://good.example/endless", 2 << 20),
+)
+
+
 def raise_network() -> None:
     """Put all addresses on the loopback device of this namespace."""
     commands = ["link set lo up", *(f"addr add {each}/32 dev lo" for each in (*PUBLIC, *PRIVATE))]
@@ -232,6 +243,7 @@ async def trial(*, is_guarded: bool) -> dict[str, Any]:
             num_bodies += error.message == text
             if error.message != text:
                 wrong.append(f"{url}: {error.message}")
+    bounded = await _bounded(room) if is_guarded else {}
     allowed = MediaRoom(
         settings.model_copy(update={"fetch_hosts": "Good.example, x"}), LimitSettings()
     )
@@ -255,8 +267,22 @@ async def trial(*, is_guarded: bool) -> dict[str, Any]:
         "good": num_good,
         "bodies": num_bodies,
         "hosts": hosts,
+        "bounded": bounded,
         "headers": sorted({line.split(":")[0] for line in lines}),
     }
+
+
+async def _bounded(room: MediaRoom) -> dict[str, int | str]:
+    """What a request may fetch that bounds it: refused by what is said of it, or by what comes."""
+    found: dict[str, int | str] = {}
+    for url, max_bytes in BOUNDED:
+        try:
+            wanted = MediaBounds(max_image_bytes=max_bytes)
+            (source,) = await room.sources([ImageRef(url=url)], "", wanted)
+            found[f"{url} {max_bytes}"] = len(source.encoded.data)
+        except ServeError as error:
+            found[f"{url} {max_bytes}"] = error.message
+    return found
 
 
 if __name__ == "__main__":
