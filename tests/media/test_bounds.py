@@ -1,7 +1,7 @@
 """What a request may hold is the smaller of its own bounds and the limits."""
 
 import base64
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 import pytest
@@ -27,9 +27,8 @@ MOST = {
 CLIP = clips.animation("GIF")
 
 
-def bounded(*content: str | ImageRef | VideoRef, tenant: str = "", **bounds: int) -> ChatRequest:
-    plain = request(*content, tenant=tenant)
-    return ChatRequest(plain.messages, tenant=tenant, media_bounds=MediaBounds(**bounds))
+def bounded(*content: str | ImageRef | VideoRef, **bounds: int) -> ChatRequest:
+    return replace(request(*content), media_bounds=MediaBounds(**bounds))
 
 
 def test_nothing_said_leaves_the_limits() -> None:
@@ -95,7 +94,7 @@ async def test_frames_and_pictures() -> None:
     engine = ScriptedEngine()
     async with opened(engine) as service:
 
-        async def num_seen(*content: str | ImageRef | VideoRef, **bounds: int) -> int:
+        async def num_seen(*content: ImageRef | VideoRef, **bounds: Any) -> int:
             engine.seen.clear()
             await text(service, bounded(*content, "x", **bounds))
             return len(list(engine.seen[0].messages[0].pictures()))

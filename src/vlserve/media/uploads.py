@@ -116,7 +116,7 @@ class Uploads:
 
     def _found(self, reference: str, tenant: str) -> _Kept | None:
         self.expire()
-        return self._kept.get(tenant, {}).get(reference)
+        return self._kept.get(tenant, OrderedDict()).get(reference)
 
     def _drop_first(self, tenant: str) -> None:
         self._drop(tenant, next(iter(self._kept[tenant])))

@@ -21,11 +21,13 @@ from vlserve.doors.openai.schema import (
     ChatMessage,
     ChatPart,
     ImagePart,
+    ImageUrl,
     InputImagePart,
     JsonObjectFormat,
     StructuredOutputs,
     TextPart,
     VideoPart,
+    VideoUrl,
 )
 from vlserve.errors import invalid
 from vlserve.media import uploads
@@ -186,23 +188,19 @@ def _part(part: ChatPart, path: str) -> str | ImageRef | VideoRef:
     if isinstance(part, TextPart):
         return part.text
     if isinstance(part, VideoPart):
-        url, field = part.video_url, f"{path}.video_url"
-        if not isinstance(url, str):
-            url, field = url.url, f"{field}.url"
-        return VideoRef(url=_named(url, field), field=field)
+        url, field = _url(part.video_url, f"{path}.video_url")
+        return VideoRef(url=url, field=field)
     if isinstance(part, ImagePart):
-        url, field = part.image_url, f"{path}.image_url"
-        if not isinstance(url, str):
-            url, field = url.url, f"{field}.url"
-        return ImageRef(url=_named(url, field), field=field)
+        url, field = _url(part.image_url, f"{path}.image_url")
+        return ImageRef(url=url, field=field)
     return input_image(part, path)
 
 
 def input_image(part: InputImagePart, path: str) -> ImageRef:
     """A picture as responses write it. Raises ServeError(INVALID_ARGUMENT)."""
     if part.file_id is None and part.image_url is not None:
-        field = f"{path}.image_url"
-        return ImageRef(url=_named(part.image_url, field), field=field)
+        url, field = _url(part.image_url, f"{path}.image_url")
+        return ImageRef(url=url, field=field)
     if part.file_id is None or part.image_url is not None:
         raise invalid(path, "must hold one of image_url and file_id")
     field = f"{path}.file_id"
@@ -211,10 +209,13 @@ def input_image(part: InputImagePart, path: str) -> ImageRef:
     return ImageRef(url=part.file_id, field=field)
 
 
-def _named(url: str, field: str) -> str:
-    if not url:
+def _url(said: str | ImageUrl | VideoUrl, field: str) -> tuple[str, str]:
+    """A URL that is not empty, and its caller's name."""
+    if not isinstance(said, str):
+        said, field = said.url, f"{field}.url"
+    if not said:
         raise invalid(field, "must not be empty")
-    return url
+    return said, field
 
 
 def _media_bounds(body: ChatCompletionRequest) -> MediaBounds:
