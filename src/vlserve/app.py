@@ -146,8 +146,8 @@ async def serve(
 
 def _routers(service: Service, settings: Settings) -> list[Router]:
     """The calls that the HTTP door has to offer, each part by its own room."""
-    limits, keep_s = settings.limits, settings.media.keep_uploads_s
-    return [openai.routes(service, limits, keep_s), rest.routes(service, limits)]
+    limits = settings.limits
+    return [openai.routes(service, limits), rest.routes(service, limits)]
 
 
 def _engine(settings: Settings) -> Supervisor:

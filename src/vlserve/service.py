@@ -11,6 +11,7 @@ from typing import Final, TypeVar
 from vlserve.budget import Budget, Share
 from vlserve.engines.base import Engine, EngineInfo
 from vlserve.errors import Code, ServeError, invalid
+from vlserve.media.bounds import allowed
 from vlserve.media.room import MediaRoom
 from vlserve.settings import LimitSettings, MediaSettings
 from vlserve.types import (
@@ -24,6 +25,7 @@ from vlserve.types import (
     Request,
     Role,
     TokenCount,
+    Upload,
     VideoRef,
     is_unicode,
 )
@@ -156,14 +158,34 @@ class Service:
         self._is_draining = True
         self._media.close()
 
-    async def upload(self, data: bytes, tenant: str = "", field: str = "file") -> str:
-        """Keep an encoded picture or video for a time. The reference that is returned stands in
-        the `url` of an ImageRef or VideoRef of the same tenant's requests.
+    async def upload(
+        self,
+        data: bytes,
+        tenant: str = "",
+        field: str = "file",
+        *,
+        name: str = "",
+        purpose: str = "",
+    ) -> Upload:
+        """Keep an encoded picture or video for a time. Its reference stands in the `url` of an
+        ImageRef or VideoRef of the same tenant's requests.
 
         Raises ServeError: INVALID_ARGUMENT naming `field`, UNAVAILABLE while starting or draining.
         """
         self._opened_queue()
-        return await self._media.upload(data, tenant, field)
+        return await self._media.upload(data, tenant, field, name=name, purpose=purpose)
+
+    def uploaded(self, reference: str, tenant: str = "", field: str = "file_id") -> Upload:
+        """What the tenant uploaded. Raises ServeError: NOT_FOUND naming `field` where it is not
+        kept, UNAVAILABLE while starting or draining."""
+        self._opened_queue()
+        return self._media.uploaded(reference, tenant, field)
+
+    def forget(self, reference: str, tenant: str = "", field: str = "file_id") -> None:
+        """Keep an upload no longer. A request that has begun keeps what it has. Raises as
+        `uploaded`."""
+        self._opened_queue()
+        self._media.forget(reference, tenant, field)
 
     async def chat(
         self, request: ChatRequest, timeout_s: float | None = None
@@ -233,7 +255,7 @@ class Service:
     ) -> AsyncIterator[tuple[Share, list[tuple[Image, ...]]]]:
         """The pictures of a request, a video's frames together, and their share of the budget."""
         refs = [ref for message in request.messages for ref in message.pictures()]
-        sources = await self._media.sources(refs, request.tenant)
+        sources = await self._media.sources(refs, request.tenant, request.media_bounds)
         async with self._decoded.share(await self._media.num_pixels(sources)) as share:
             images = await self._media.images(sources)
             sources.clear()
@@ -328,11 +350,13 @@ async def _before(deadline_s: float, items: AsyncIterator[Item]) -> Item | None:
 
 
 def check(request: ChatRequest, limits: LimitSettings) -> None:
-    """Whether a request makes sense and keeps the limits, told from its form alone.
+    """Whether a request makes sense and keeps the limits and its own bounds, told from its form
+    alone.
 
     Raises ServeError(INVALID_ARGUMENT) naming the field: `messages[i].role`, `messages[i]`,
-    `max_tokens`, or the `field` of the first picture too many.
+    `max_tokens`, one of `media_bounds`, or the `field` of the first picture too many.
     """
+    bounds = allowed(request.media_bounds, limits)
     messages = request.messages
     if not messages:
         raise invalid("messages", "must not be empty")
@@ -350,15 +374,16 @@ def check(request: ChatRequest, limits: LimitSettings) -> None:
         raise invalid(f"messages[{len(messages) - 1}].role", "the last message must be the user's")
     num_images = 0
     for ref in (ref for message in messages for ref in message.pictures()):
-        num_images += _num_frames(ref, limits) if isinstance(ref, VideoRef) else 1
-        if num_images > limits.max_images:
-            raise invalid(ref.field, f"a request may hold at most {limits.max_images} pictures")
+        num_images += _num_images(ref, bounds.max_video_frames)
+        if num_images > bounds.max_images:
+            raise invalid(ref.field, f"a request may hold at most {bounds.max_images} pictures")
     if request.sampling.max_tokens > limits.max_new_tokens:
         raise invalid("max_tokens", f"must be at most {limits.max_new_tokens}")
 
 
-def _num_frames(ref: VideoRef, limits: LimitSettings) -> int:
-    limit = limits.max_video_frames
-    if not 0 <= ref.max_frames <= limit:
-        raise invalid(ref.field, f"must ask for at most {limit} frames")
-    return ref.num_frames(limit)
+def _num_images(ref: ImageRef | VideoRef, max_frames: int) -> int:
+    if isinstance(ref, ImageRef):
+        return 1
+    if not 0 <= ref.max_frames <= max_frames:
+        raise invalid(ref.field, f"must ask for at most {max_frames} frames")
+    return ref.num_frames(max_frames)

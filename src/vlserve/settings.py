@@ -69,7 +69,10 @@ class LimitSettings(_Room):
     max_waiting: int = Field(64, ge=0, description="requests that may wait for a slot")
     max_message_mib: int = Field(64, ge=1, le=1024, description="largest message, MiB")
     max_images: int = Field(
-        16, ge=0, description="pictures in a request, the frames of its videos among them"
+        16,
+        ge=0,
+        description="pictures in a request, the frames of its videos among them; a request may"
+        " lower it",
     )
     max_video_frames: int = Field(
         8,
@@ -81,7 +84,8 @@ class LimitSettings(_Room):
         50_000_000,
         ge=EXAMPLE_PIXELS,
         le=PILLOW_MAX_PIXELS,
-        description="width times height of a picture, judged before decoding",
+        description="width times height of a picture, judged before decoding; a request may lower"
+        " it",
     )
     max_decoded_pixels: int = Field(
         200_000_000,

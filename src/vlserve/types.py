@@ -3,7 +3,7 @@
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from enum import StrEnum
 from typing import Generic, TypeVar
 
@@ -73,7 +73,7 @@ class ImageRef:
 class VideoRef:
     """An untrusted video, as an ImageRef is a picture. The model is given some of its frames, as
     several pictures of low detail in order: `max_frames`, or where it is 0 as many as the limit
-    lets."""
+    lets. It lowers that limit for this one, which MediaBounds may have lowered for all."""
 
     data: bytes = field(default=b"", repr=False)
     url: str = field(default="", repr=False, kw_only=True)
@@ -83,6 +83,20 @@ class VideoRef:
     def num_frames(self, limit: int) -> int:
         """How many frames it stands for at most."""
         return self.max_frames or limit
+
+
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """What is kept of a caller's own, without its bytes: `reference` stands in the `url` of an
+    ImageRef or a VideoRef. `name` and `purpose` are as the caller gave them, times Unix seconds.
+    It may be gone before `expires_at`, where room is wanted."""
+
+    reference: str
+    num_bytes: int
+    name: str
+    purpose: str
+    created_at: int
+    expires_at: int
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -262,6 +276,29 @@ class SamplingParams:
 
 
 @dataclass(frozen=True, slots=True)
+class MediaBounds:
+    """What a caller lets a request hold: `max_images` pictures, the frames of its videos among
+    them; `max_image_bytes` bytes of each picture or video as it is encoded; `max_image_pixels`
+    pixels (width times height) of each picture or frame; `max_video_frames` frames that the model
+    is given of each video. None leaves the server's limit as it is, which media holds them to:
+    they may lower it and not raise it.
+
+    Raises ServeError(INVALID_ARGUMENT) naming `media_bounds` and the field of a value below 1.
+    """
+
+    max_images: int | None = None
+    max_image_bytes: int | None = None
+    max_image_pixels: int | None = None
+    max_video_frames: int | None = None
+
+    def __post_init__(self) -> None:
+        for bound in fields(self):
+            value = getattr(self, bound.name)
+            if value is not None and value < 1:
+                raise invalid(f"media_bounds.{bound.name}", "must be at least 1")
+
+
+@dataclass(frozen=True, slots=True)
 class ChatRequest:
     """What a door hands over. `model` is "" where the caller named none. Requests of the same
     `tenant` share caches and take turns with those of others."""
@@ -270,6 +307,7 @@ class ChatRequest:
     sampling: SamplingParams = SamplingParams()
     model: str = ""
     tenant: str = ""
+    media_bounds: MediaBounds = MediaBounds()
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,14 +15,24 @@ from PIL import Image
 from tests import pictures
 from tests.doors.grpc.live import detail, png, retry_after_s, until
 from tests.doors.http.live import Answer, House, data_url, live, picture_part, text_part, user
+from tests.media import clips
 from tests.scripted import ScriptedEngine
 from vlserve.doors.grpc.pb import vision_pb2 as pb
-from vlserve.types import MAX_GUIDE_CHARACTERS
+from vlserve.doors.openai import convert
+from vlserve.types import MAX_GUIDE_CHARACTERS, MediaBounds
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 CHAT, REST = "/v1/chat/completions", "/process_image"
 PROMPT = "hello you"
 LIMITS: dict[str, Any] = {"max_images": 2, "max_image_pixels": 100_000, "max_message_mib": 1}
+# Of each bound of a request the limit here, and a clip that has more frames than that.
+MOST = {
+    "max_images": 2,
+    "max_image_bytes": 1 << 20,
+    "max_image_pixels": 100_000,
+    "max_video_frames": 8,
+}
+CLIP = clips.animation("GIF")
 REFUSED = "refused"
 
 
@@ -77,6 +87,38 @@ def pictured(name: str, data: bytes, *, is_refused: bool = True) -> Case:
         {"image_data": base64.b64encode(data).decode(), "prompt": PROMPT},
         fields if is_refused else (),
     )
+
+
+def bounded(name: str, bounds: dict[str, int], fields: tuple[str, ...] = ()) -> Case:
+    """A picture of 8 x 6 under bounds of its request. `fields` are "image" for the picture's own
+    name, or the name of a bound."""
+    names = ("image", "messages[0].content[0].image_url.url", "image_data")
+    said = {"media_bounds": bounds}
+    return Case(
+        f"{name}: {bounds}",
+        pb.VisionRequest(image=png(), prompt=PROMPT, media_bounds=pb.MediaBounds(**bounds)),
+        {"messages": [user(picture_part(), text_part(PROMPT))]} | said,
+        {"image_data": base64.b64encode(png()).decode(), "prompt": PROMPT} | said,
+        names if fields == ("image",) else fields * 3,
+    )
+
+
+def bounded_turn(name: str, bounds: dict[str, int], *parts: bytes, fields: tuple[str, ...]) -> Case:
+    """Several pictures and the clip, which REST does not have."""
+    said = [picture_part(part) if part != CLIP else video_part() for part in parts]
+    wire = [pb.Part(image=part) if part != CLIP else pb.Part(video=CLIP) for part in parts]
+    message = pb.Message(role=pb.ROLE_USER, parts=[*wire, pb.Part(text=PROMPT)])
+    return Case(
+        f"{name}: {bounds}",
+        pb.VisionRequest(messages=[message], media_bounds=pb.MediaBounds(**bounds)),
+        {"messages": [user(*said, text_part(PROMPT))], "media_bounds": bounds},
+        fields=fields,
+    )
+
+
+def video_part() -> Any:
+    url = f"data:image/gif;base64,{base64.b64encode(CLIP).decode()}"
+    return {"type": "video_url", "video_url": {"url": url}}
 
 
 def turns(name: str, *said: tuple[str, list[Any]], fields: tuple[str, ...] = ()) -> Case:
@@ -203,6 +245,48 @@ CASES = [
     turns("a picture of the assistant", ("user", ["a"]), ("assistant", [png()]), ("user", ["c"]),
           fields=("messages[1].parts[0].image", "messages[1].content[0].image_url.url")),
     turns("too many parts", *[("user", ["a"] * 100)] * 21, fields=("messages", "messages")),
+    bounded("all bounds as high as the limits", MOST),
+    bounded("nothing bounded", {}),
+    *(
+        bounded("within", {name: value})
+        for name, value in {
+            "max_images": 1, "max_image_bytes": len(png()), "max_image_pixels": 48,
+            "max_video_frames": 1,
+        }.items()
+    ),
+    *(
+        bounded("above the bound", {name: value}, ("image",))
+        for name, value in {
+            "max_image_bytes": len(png()) - 1, "max_image_pixels": 47,
+        }.items()
+    ),
+    *(bounded("no bound", {name: 0}, (f"media_bounds.{name}",)) for name in MOST),
+    *(
+        bounded("beyond the limit", {name: limit + 1}, (f"media_bounds.{name}",))
+        for name, limit in MOST.items()
+    ),
+    bounded("far beyond the limit", {"max_image_bytes": 2**32 - 1},
+            ("media_bounds.max_image_bytes",)),
+    bounded_turn("two pictures", {"max_images": 2}, png(), png((0, 0, 9)), fields=()),
+    bounded_turn(
+        "a picture too many", {"max_images": 1}, png(), png(),
+        fields=("messages[0].parts[1].image", "messages[0].content[1].image_url.url"),
+    ),
+    bounded_turn("frames as many as fit", {"max_video_frames": 2}, CLIP, fields=()),
+    bounded_turn("a picture and a frame", {"max_video_frames": 1}, png(), CLIP, fields=()),
+    bounded_turn(
+        "more frames than pictures", {"max_video_frames": 2, "max_images": 1}, CLIP,
+        fields=("messages[0].parts[0].video", "messages[0].content[0].video_url.url"),
+    ),
+    bounded_turn(
+        "frames of too many pixels", {"max_video_frames": 1, "max_image_pixels": 47}, CLIP,
+        fields=("messages[0].parts[0].video", "messages[0].content[0].video_url.url"),
+    ),
+    bounded_turn(
+        "a video of too many bytes",
+        {"max_video_frames": 1, "max_image_bytes": len(CLIP) - 1}, CLIP,
+        fields=("messages[0].parts[0].video", "messages[0].content[0].video_url.url"),
+    ),
     turns("a picture that is no picture", ("user", [b"x", "a"]),
           fields=("messages[0].parts[0].image", "messages[0].content[0].image_url.url")),
 ]  # fmt: skip
@@ -248,26 +332,42 @@ def asked(house: House[ScriptedEngine]) -> list[Any]:
     return seen
 
 
+async def held(house: House[ScriptedEngine], case: Case) -> int:
+    """How many doors were asked, each of which gave the same answer or the same refusal."""
+    outcomes = [await over_grpc(house, case.grpc)]
+    given = [asked(house)]
+    outcomes.append(outcome(await house.post(CHAT, case.openai)))
+    given.append(asked(house))
+    if case.rest is not None:
+        outcomes.append(outcome(await house.post(REST, case.rest)))
+        given.append(asked(house))
+    assert [name for name, _ in outcomes] == list(case.fields or [""] * len(outcomes)), case.name
+    assert len({text for _, text in outcomes}) == 1, (case.name, outcomes)
+    assert all(each == given[0] for each in given), case.name
+    assert bool(given[0]) is not bool(case.fields), case.name
+    return len(outcomes)
+
+
 async def test_every_door_gives_the_same_answer_or_the_same_refusal() -> None:
-    num_calls = 0
     async with live(ScriptedEngine(num_slots=16), **LIMITS) as house:
-        for case in CASES:
-            outcomes = [await over_grpc(house, case.grpc)]
-            given = [asked(house)]
-            outcomes.append(outcome(await house.post(CHAT, case.openai)))
-            given.append(asked(house))
-            if case.rest is not None:
-                outcomes.append(outcome(await house.post(REST, case.rest)))
-                given.append(asked(house))
-            num_calls += len(outcomes)
-            assert [name for name, _ in outcomes] == list(case.fields or [""] * len(outcomes)), (
-                case.name
-            )
-            assert len({text for _, text in outcomes}) == 1, (case.name, outcomes)
-            assert all(each == given[0] for each in given), case.name
-            assert bool(given[0]) is not bool(case.fields), case.name
+        num_calls = sum([await held(house, case) for case in CASES])
     print(f"tried {len(CASES)} in {num_calls} calls, held {len(CASES)}")
     assert len(CASES) >= 60
+
+
+async def test_a_door_that_drops_bounds_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The control."""
+    monkeypatch.setattr(convert, "media_bounds", lambda _: MediaBounds())
+    wrong = []
+    async with live(ScriptedEngine(num_slots=16), **LIMITS) as house:
+        for case in CASES:
+            try:
+                await held(house, case)
+            except AssertionError:
+                wrong.append(case)
+    print(f"a door without bounds: tried {len(CASES)}, differs in {len(wrong)}")
+    assert wrong
+    assert all(case.grpc.HasField("media_bounds") for case in wrong)
 
 
 async def codes(house: House[Any], prompt: str, model: str = "") -> tuple[Any, Answer, Answer]:

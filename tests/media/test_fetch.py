@@ -13,7 +13,7 @@ from vlserve.errors import ServeError
 from vlserve.media.address import is_public
 from vlserve.media.room import MediaRoom
 from vlserve.settings import LimitSettings, MediaSettings
-from vlserve.types import ImageRef, VideoRef
+from vlserve.types import ImageRef, MediaBounds, VideoRef
 
 ROOT = Path(__file__).parents[2]
 PROXIES = {"HTTP_PROXY": "http://127.0.0.1:81", "http_proxy": "http://127.0.0.1:81"}
@@ -46,6 +46,14 @@ def test_nothing_inside_is_reached() -> None:
     assert found["inside"] == 0
     assert found["good"] == len(web.GOOD)
     assert found["bodies"] == len(web.BODIES)
+    num = web.NUM_BYTES
+    assert found["bounded"] == {
+        f"http://good.example/p.png {num}": num,
+        f"http://good.example/p.png {num - 1}": f"has more than {num - 1} bytes",
+        "http://good.example/endless 100000": "has more than 100000 bytes",
+        "http://good.example/said 100000": "has more than 100000 bytes",
+        "http://good.example/endless 2097152": "has more than 1048576 bytes",  # media.fetch_mib
+    }
     # Nothing of the inside is told, and nothing of ours is sent.
     assert not [text for text in found["texts"] if "127." in text or "address" in text]
     assert found["headers"] == ["accept", "accept-encoding", "connection", "host", "user-agent"]
@@ -68,7 +76,7 @@ async def test_it_is_switched_off_unless_it_is_switched_on(url: str) -> None:
     room = MediaRoom(MediaSettings(), LimitSettings())
     for ref in (ImageRef(url=url, field="there"), VideoRef(url=url, field="there")):
         with pytest.raises(ServeError, match=r"there: .* switched off here \(media.fetch_urls\)"):
-            await room.sources([ref], "")
+            await room.sources([ref], "", MediaBounds())
 
 
 @pytest.mark.parametrize("address", web.PUBLIC)

@@ -54,7 +54,7 @@ async def refused(service: Service, wanted: ChatRequest) -> ServeError:
 
 async def test_a_picture_comes_as_bytes_as_a_data_url_and_as_an_upload() -> None:
     async with opened() as service:
-        reference = await service.upload(PNG, "key")
+        reference = (await service.upload(PNG, "key")).reference
         assert reference == f"sha256:{hashlib.sha256(PNG).hexdigest()}"
         url = "data:image/png;base64," + base64.b64encode(PNG).decode()
         for ref in (ImageRef(PNG), ImageRef(url=url), ImageRef(url=reference)):
@@ -64,7 +64,7 @@ async def test_a_picture_comes_as_bytes_as_a_data_url_and_as_an_upload() -> None
 async def test_an_upload_is_its_tenants_own() -> None:
     media = MediaSettings(keep_uploads_s=0.2, uploads_mib=1)
     async with opened(media=media) as service:
-        reference = await service.upload(PNG, "key")
+        reference = (await service.upload(PNG, "key")).reference
         ref = ImageRef(url=reference, field="messages[0].content[0]")
         for tenant in ("other", ""):
             error = await refused(service, request(ref, "x", tenant=tenant))

@@ -3,7 +3,7 @@
 import pytest
 
 from vlserve.errors import Code, ServeError
-from vlserve.media.uploads import Uploads
+from vlserve.media.uploads import MAX_WORDS, Uploads
 
 
 class Clock:
@@ -80,3 +80,33 @@ def test_what_is_larger_than_the_room_is_refused() -> None:
         uploads.keep("b", bytes(101), "one", "file")
     assert (refused.value.code, refused.value.field) == (Code.INVALID_ARGUMENT, "file")
     assert found(uploads, "a", "one") is not None
+
+
+def test_what_is_kept_is_told_and_forgotten() -> None:
+    clock = Clock()
+    uploads = Uploads(100, 4, 60.0, clock)
+    kept = uploads.keep("a", b"xy", "one", "file", name="a.png", purpose="vision")
+    assert (kept.reference, kept.num_bytes, kept.name, kept.purpose) == ("a", 2, "a.png", "vision")
+    assert kept.expires_at == kept.created_at + 60
+    assert uploads.about("a", "one", "there") == kept
+    uploads.keep("b", b"z", "one", "file")
+    for reference, tenant in (("a", "two"), ("a", ""), ("c", "one")):
+        for ask in (uploads.about, uploads.forget):
+            with pytest.raises(ServeError) as unknown:
+                ask(reference, tenant, "there")
+            assert (unknown.value.code, unknown.value.field) == (Code.NOT_FOUND, "there")
+    uploads.forget("a", "one", "there")
+    assert found(uploads, "a", "one") is None
+    assert (uploads.num, uploads.num_bytes) == (1, 1)
+    clock.now_s = 60.0
+    with pytest.raises(ServeError, match="it may have expired"):
+        uploads.about("b", "one", "there")
+
+
+def test_words_beside_the_bytes_are_bounded() -> None:
+    uploads = Uploads(100, 4, 60.0)
+    uploads.keep("a", b"x", "one", "file", name="x" * MAX_WORDS)
+    for words in ({"name": "x" * (MAX_WORDS + 1)}, {"purpose": "x" * (MAX_WORDS + 1)}):
+        with pytest.raises(ServeError) as refused:
+            uploads.keep("b", b"x", "one", "file", **words)
+        assert (refused.value.code, refused.value.field) == (Code.INVALID_ARGUMENT, "file")

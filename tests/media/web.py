@@ -22,7 +22,7 @@ from vlserve.errors import Code, ServeError
 from vlserve.media import fetch
 from vlserve.media.room import MediaRoom
 from vlserve.settings import LimitSettings, MediaSettings
-from vlserve.types import ImageRef, VideoRef
+from vlserve.types import ImageRef, MediaBounds, VideoRef
 
 PUBLIC: Final = ("93.184.216.34", "8.8.4.4", "2606:4700::6810:84e5")
 PRIVATE: Final = (
@@ -81,8 +81,8 @@ GOOD: Final = (
 )
 # Answered by their host, but not with what may be taken.
 BODIES: Final = {
-    "http://good.example/endless": "has more than 1 MiB",
-    "http://good.example/said": "has more than 1 MiB",
+    "http://good.example/endless": "has more than 1048576 bytes",
+    "http://good.example/said": "has more than 1048576 bytes",
     "http://good.example/gzip": "is sent compressed, which was not asked for",
     "http://good.example/drip": "could not be fetched within 1 s",
     "http://good.example/silent": "could not be fetched within 1 s",
@@ -185,6 +185,17 @@ def png() -> bytes:
     return file.getvalue()
 
 
+NUM_BYTES: Final = len(png())
+# Fetched by a request that bounds the bytes of its pictures.
+BOUNDED: Final = (
+    ("http://good.example/p.png", NUM_BYTES),
+    ("http://good.example/p.png", NUM_BYTES - 1),
+    ("http://good.example/endless", 100_000),
+    ("http://good.example/said", 100_000),
+    ("http://good.example/endless", 2 << 20),
+)
+
+
 def raise_network() -> None:
     """Put all addresses on the loopback device of this namespace."""
     commands = ["link set lo up", *(f"addr add {each}/32 dev lo" for each in (*PUBLIC, *PRIVATE))]
@@ -213,7 +224,7 @@ async def trial(*, is_guarded: bool) -> dict[str, Any]:
         for ref in (ImageRef(url=url, field="there"), VideoRef(url=url, field="there")):
             before = len(web.connects)
             try:
-                await room.sources([ref], "")
+                await room.sources([ref], "", MediaBounds())
                 # When its name meant the public host, that is who answered.
                 is_public = "rebinding" in url and set(web.connects[before:]) <= set(PUBLIC)
                 num_refused += is_public
@@ -223,22 +234,23 @@ async def trial(*, is_guarded: bool) -> dict[str, Any]:
                 texts.add(error.message)
             wrong += [f"{url} reached {to}" for to in web.connects[before:] if to not in PUBLIC]
     for url in GOOD if is_guarded else ():
-        (source,) = await room.sources([ImageRef(url=url, field="there")], "")
+        (source,) = await room.sources([ImageRef(url=url, field="there")], "", MediaBounds())
         num_good += source.encoded.data == png()
     for url, text in BODIES.items() if is_guarded else ():
         try:
-            await room.sources([ImageRef(url=url, field="there")], "")
+            await room.sources([ImageRef(url=url, field="there")], "", MediaBounds())
         except ServeError as error:
             num_bodies += error.message == text
             if error.message != text:
                 wrong.append(f"{url}: {error.message}")
+    bounded = await _bounded(room) if is_guarded else {}
     allowed = MediaRoom(
         settings.model_copy(update={"fetch_hosts": "Good.example, x"}), LimitSettings()
     )
     hosts: dict[str, int | str] = {}
     for url in ("http://good.example/p.png", "http://other.example/p.png", GOOD[3]):
         try:
-            hosts[url] = len(await allowed.sources([ImageRef(url=url)], ""))
+            hosts[url] = len(await allowed.sources([ImageRef(url=url)], "", MediaBounds()))
         except ServeError as error:
             hosts[url] = error.message
     room.close()
@@ -255,8 +267,22 @@ async def trial(*, is_guarded: bool) -> dict[str, Any]:
         "good": num_good,
         "bodies": num_bodies,
         "hosts": hosts,
+        "bounded": bounded,
         "headers": sorted({line.split(":")[0] for line in lines}),
     }
+
+
+async def _bounded(room: MediaRoom) -> dict[str, int | str]:
+    """What a request may fetch that bounds it: refused by what is said of it, or by what comes."""
+    found: dict[str, int | str] = {}
+    for url, max_bytes in BOUNDED:
+        try:
+            wanted = MediaBounds(max_image_bytes=max_bytes)
+            (source,) = await room.sources([ImageRef(url=url)], "", wanted)
+            found[f"{url} {max_bytes}"] = len(source.encoded.data)
+        except ServeError as error:
+            found[f"{url} {max_bytes}"] = error.message
+    return found
 
 
 if __name__ == "__main__":

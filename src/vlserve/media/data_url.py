@@ -5,7 +5,7 @@ import binascii
 from typing import Final
 from urllib.parse import unquote_to_bytes
 
-from vlserve.media.errors import Refused
+from vlserve.media.errors import Refused, too_many_bytes
 
 SCHEME: Final = "data:"
 MAX_ESCAPED: Final = 2**18  # characters: to read escapes takes a hundred times as long as base64
@@ -14,8 +14,9 @@ _MAX_HEAD: Final = 1024
 _PIECE: Final = 2**20
 
 
-async def decoded(url: str) -> bytes:
-    """The bytes of `data:[type][;name=value...][;base64],...`. The type is not believed.
+async def decoded(url: str, max_bytes: int) -> bytes:
+    """The bytes of `data:[type][;name=value...][;base64],...`, at most `max_bytes`. The type is not
+    believed.
 
     base64 is strict: its one alphabet, padded, no white space. What is percent-encoded, either in
     place of base64 or around it, has at most MAX_ESCAPED characters. Raises Refused.
@@ -30,12 +31,17 @@ async def decoded(url: str) -> bytes:
         if len(url) - comma > MAX_ESCAPED:
             raise Refused(f"is percent-encoded and longer than {MAX_ESCAPED}: use plain base64")
         body = unquote_to_bytes(url[comma + 1 :])
-        return await _of_base64(body.decode("latin-1"), 0) if is_base64 else body
-    return await _of_base64(url, comma + 1)
+        if is_base64:
+            return await _of_base64(body.decode("latin-1"), 0, max_bytes)
+        if len(body) > max_bytes:
+            raise too_many_bytes(max_bytes)
+        return body
+    return await _of_base64(url, comma + 1, max_bytes)
 
 
-async def _of_base64(text: str, begin: int) -> bytes:
+async def _of_base64(text: str, begin: int, max_bytes: int) -> bytes:
     pieces = []
+    num_bytes = 0
     for at in range(begin, len(text), _PIECE):
         piece = text[at : at + _PIECE]
         try:
@@ -44,5 +50,8 @@ async def _of_base64(text: str, begin: int) -> bytes:
             raise Refused("is not base64") from None
         if piece[-1] == "=" and at + _PIECE < len(text):
             raise Refused("is not base64")
+        num_bytes += len(pieces[-1])
+        if num_bytes > max_bytes:
+            raise too_many_bytes(max_bytes)
         await asyncio.sleep(0)  # the loop is free in between
     return b"".join(pieces)

@@ -14,8 +14,7 @@ from yarl import URL
 
 from vlserve.media.address import is_public
 from vlserve.media.allowance import Allowance
-from vlserve.media.errors import Refused
-from vlserve.settings import MIB
+from vlserve.media.errors import Refused, too_many_bytes
 
 MAX_REDIRECTS: Final = 3
 _MAX_AT_ONCE: Final = 16
@@ -39,16 +38,18 @@ class Fetcher:
         self._hosts = hosts
         self._turns = asyncio.Semaphore(_MAX_AT_ONCE)
 
-    async def fetched(self, url: str, allowance: Allowance) -> bytes:
-        """The body behind `url`, at most MAX_REDIRECTS redirects away, taken off `allowance`.
+    async def fetched(self, url: str, allowance: Allowance, max_bytes: int) -> bytes:
+        """The body behind `url`, at most MAX_REDIRECTS redirects away, taken off `allowance`: at
+        most `max_bytes`, where these are fewer than it fetches at all.
 
         Raises Refused, with nothing in its text that the caller could not know.
         """
+        max_bytes = min(max_bytes, self._max_bytes)
         try:
             async with asyncio.timeout(self._max_s), self._turns, _session(self._max_s) as session:
                 target = self._judged(url)
                 for _ in range(MAX_REDIRECTS + 1):
-                    found = await self._asked(session, target, allowance)
+                    found = await self._asked(session, target, allowance, max_bytes)
                     if isinstance(found, bytes):
                         return found
                     target = self._judged(found, target)
@@ -75,7 +76,7 @@ class Fetcher:
         return target.with_fragment(None)
 
     async def _asked(
-        self, session: aiohttp.ClientSession, url: URL, allowance: Allowance
+        self, session: aiohttp.ClientSession, url: URL, allowance: Allowance, max_bytes: int
     ) -> bytes | str:
         """The body, or where it is instead."""
         async with session.get(url, allow_redirects=False) as response:
@@ -85,15 +86,14 @@ class Fetcher:
                 raise Refused(f"could not be fetched: its server answers {response.status}")
             if response.headers.get("Content-Encoding", "identity").lower() != "identity":
                 raise Refused("is sent compressed, which was not asked for")
-            too_large = Refused(f"has more than {self._max_bytes // MIB} MiB")
-            if (response.content_length or 0) > self._max_bytes:
-                raise too_large
+            if (response.content_length or 0) > max_bytes:
+                raise too_many_bytes(max_bytes)
             body = bytearray()
             async for piece in response.content.iter_chunked(_PIECE_BYTES):
                 allowance.take(len(piece))
                 body += piece
-                if len(body) > self._max_bytes:
-                    raise too_large
+                if len(body) > max_bytes:
+                    raise too_many_bytes(max_bytes)
             return bytes(body)
 
 

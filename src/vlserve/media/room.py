@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from vlserve.errors import invalid
 from vlserve.media import data_url, uploads
 from vlserve.media.allowance import Allowance
+from vlserve.media.bounds import Allowed, allowed
 from vlserve.media.decoders import Decoders, Encoded, Pixels
-from vlserve.media.errors import Refused
+from vlserve.media.errors import Refused, too_many_bytes
 from vlserve.media.uploads import Uploads
 from vlserve.media.wire import Bounds
 from vlserve.settings import MIB, LimitSettings, MediaSettings
-from vlserve.types import Detail, Image, ImageRef, VideoRef
+from vlserve.types import Detail, Image, ImageRef, MediaBounds, Upload, VideoRef
 
 if TYPE_CHECKING:
     from vlserve.media.fetch import Fetcher
@@ -60,8 +61,10 @@ class MediaRoom:
         """End all processes, also those that decode."""
         self._decoders.close()
 
-    async def upload(self, data: bytes, tenant: str, field: str) -> str:
-        """Keep `data` for a time, to be asked about by the reference that is returned.
+    async def upload(
+        self, data: bytes, tenant: str, field: str, *, name: str = "", purpose: str = ""
+    ) -> Upload:
+        """Keep `data` for a time, to be asked about by its reference.
 
         Raises ServeError(INVALID_ARGUMENT) naming `field` for nothing, or for more than is kept.
         """
@@ -69,17 +72,27 @@ class MediaRoom:
             raise invalid(field, "holds no data")
         digest = await asyncio.to_thread(hashlib.sha256, data)
         reference = f"{uploads.SCHEME}{digest.hexdigest()}"
-        self._uploads.keep(reference, data, tenant, field)
-        return reference
+        return self._uploads.keep(reference, data, tenant, field, name=name, purpose=purpose)
 
-    async def sources(self, refs: Sequence[ImageRef | VideoRef], tenant: str) -> list[Source]:
-        """The encoded bytes of all, fetched together.
+    def uploaded(self, reference: str, tenant: str, field: str) -> Upload:
+        """What is kept. Raises ServeError(NOT_FOUND) naming `field` where nothing is."""
+        return self._uploads.about(reference, tenant, field)
+
+    def forget(self, reference: str, tenant: str, field: str) -> None:
+        """Keep an upload no longer. Raises as `uploaded`."""
+        self._uploads.forget(reference, tenant, field)
+
+    async def sources(
+        self, refs: Sequence[ImageRef | VideoRef], tenant: str, wanted: MediaBounds
+    ) -> list[Source]:
+        """The encoded bytes of all, fetched together, within the limits and what is `wanted`.
 
         Raises ServeError(INVALID_ARGUMENT) naming the field of what cannot be had.
         """
         # What is fetched for a request is as much as what could have come in its message.
         allowance = Allowance(self._limits.max_message_mib * MIB)
-        return await _all(self._source(ref, tenant, allowance) for ref in refs)
+        bounds = allowed(wanted, self._limits)
+        return await _all(self._source(ref, tenant, bounds, allowance) for ref in refs)
 
     async def num_pixels(self, sources: Sequence[Source]) -> int:
         """The pixels of all pictures and frames, by their headers. Raises as `images` does."""
@@ -93,34 +106,41 @@ class MediaRoom:
         """
         return await _all(map(self._images, sources))
 
-    async def _source(self, ref: ImageRef | VideoRef, tenant: str, allowance: Allowance) -> Source:
+    async def _source(
+        self, ref: ImageRef | VideoRef, tenant: str, bounds: Allowed, allowance: Allowance
+    ) -> Source:
         try:
-            data = await self._data(ref, tenant, allowance)
+            data = await self._data(ref, tenant, bounds.max_image_bytes, allowance)
+            if len(data) > bounds.max_image_bytes:
+                raise too_many_bytes(bounds.max_image_bytes)
         except Refused as refused:
             raise invalid(ref.field, str(refused)) from None
         if not data:
             raise invalid(ref.field, "holds no data")
         max_frames, detail = 0, Detail.LOW
         if isinstance(ref, VideoRef):
-            max_frames = ref.num_frames(self._limits.max_video_frames)
+            max_frames = ref.num_frames(bounds.max_video_frames)
         else:
             detail = ref.detail
-        encoded = Encoded(data, self._limits.max_image_pixels, max_frames, tenant)
+        encoded = Encoded(data, bounds.max_image_pixels, max_frames, tenant)
         return Source(encoded, ref.field, detail)
 
-    async def _data(self, ref: ImageRef | VideoRef, tenant: str, allowance: Allowance) -> bytes:
+    async def _data(
+        self, ref: ImageRef | VideoRef, tenant: str, max_bytes: int, allowance: Allowance
+    ) -> bytes:
+        """What it refers to. What is not here yet is not taken beyond `max_bytes`."""
         if not ref.url:
             return ref.data
         scheme = ref.url[: len("https://")].lower()
         if scheme.startswith(data_url.SCHEME):
-            return await data_url.decoded(ref.url)
+            return await data_url.decoded(ref.url, max_bytes)
         if scheme.startswith(uploads.SCHEME):
             return self._uploads.find(ref.url, tenant, ref.field)
         if not scheme.startswith(_WEB):
             raise Refused("must be a data:, sha256:, http: or https: URL")
         if self._fetcher is None:
             raise Refused("is a URL, and fetching is switched off here (media.fetch_urls)")
-        return await self._fetcher.fetched(ref.url, allowance)
+        return await self._fetcher.fetched(ref.url, allowance, max_bytes)
 
     async def _size(self, source: Source) -> int:
         try:

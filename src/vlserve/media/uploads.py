@@ -3,11 +3,25 @@
 import time
 from collections import OrderedDict
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Final
 
-from vlserve.errors import ServeError, invalid
+from vlserve.errors import Code, ServeError, invalid
+from vlserve.types import Upload
 
 SCHEME: Final = "sha256:"
+UNKNOWN: Final = "is a reference that is not known here: it may have expired"
+# What a name or a purpose may take, beside the bytes that are counted.
+MAX_WORDS: Final = 255
+
+
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    """`ends_s` is of the store's own clock, which no one sets."""
+
+    ends_s: float
+    upload: Upload
+    data: bytes
 
 
 class Uploads:
@@ -28,8 +42,8 @@ class Uploads:
         self._max_num = max_num
         self._keep_s = keep_s
         self._now = now
-        # Of each tenant, in the order of their uploads: when each ends, and its bytes.
-        self._kept: dict[str, OrderedDict[str, tuple[float, bytes]]] = {}
+        # Of each tenant, in the order of their uploads.
+        self._kept: dict[str, OrderedDict[str, _Kept]] = {}
         self._num_bytes: dict[str, int] = {}
 
     @property
@@ -42,37 +56,67 @@ class Uploads:
         """The files that are kept."""
         return sum(map(len, self._kept.values()))
 
-    def keep(self, reference: str, data: bytes, tenant: str, field: str) -> None:
+    def keep(
+        self,
+        reference: str,
+        data: bytes,
+        tenant: str,
+        field: str,
+        *,
+        name: str = "",
+        purpose: str = "",
+    ) -> Upload:
         """Keep `data` under its `reference`. Raises ServeError(INVALID_ARGUMENT) naming `field`
-        for what is larger than there is room."""
+        for what is larger than there is room, and for a longer name or purpose than MAX_WORDS."""
         if len(data) > self._max_bytes:
             raise invalid(field, f"has more than {self._max_bytes} bytes")
+        if max(len(name), len(purpose)) > MAX_WORDS:
+            raise invalid(field, f"has a name or a purpose of more than {MAX_WORDS} characters")
         self.expire()
         self._drop(tenant, reference)
         while self.num_bytes + len(data) > self._max_bytes:
             self._drop_first(max(self._kept, key=lambda each: self._num_bytes[each]))
         while self.num >= self._max_num:
             self._drop_first(max(self._kept, key=lambda each: len(self._kept[each])))
-        ends_s = self._now() + self._keep_s
-        self._kept.setdefault(tenant, OrderedDict())[reference] = (ends_s, data)
+        created_at = int(time.time())
+        ends_at = created_at + int(self._keep_s)
+        upload = Upload(reference, len(data), name, purpose, created_at, ends_at)
+        kept = self._kept.setdefault(tenant, OrderedDict())
+        kept[reference] = _Kept(self._now() + self._keep_s, upload, data)
         self._num_bytes[tenant] = self._num_bytes.get(tenant, 0) + len(data)
+        return upload
 
     def find(self, reference: str, tenant: str, field: str) -> bytes:
         """The bytes. Raises ServeError(INVALID_ARGUMENT) naming `field` where there are none."""
-        self.expire()
-        kept = self._kept.get(tenant)
-        if kept is None or reference not in kept:
-            raise _unknown(field)
-        return kept[reference][1]
+        kept = self._found(reference, tenant)
+        if kept is None:
+            raise invalid(field, UNKNOWN)
+        return kept.data
+
+    def about(self, reference: str, tenant: str, field: str) -> Upload:
+        """What is kept under it. Raises ServeError(NOT_FOUND) naming `field` where nothing is."""
+        kept = self._found(reference, tenant)
+        if kept is None:
+            raise ServeError(Code.NOT_FOUND, UNKNOWN, field=field)
+        return kept.upload
+
+    def forget(self, reference: str, tenant: str, field: str) -> None:
+        """Keep it no longer. Raises as `about`."""
+        self.about(reference, tenant, field)
+        self._drop(tenant, reference)
 
     def expire(self) -> None:
         """Let go of what has been kept for its time."""
         now = self._now()
         for tenant, kept in list(self._kept.items()):
-            for reference, (ends_s, _) in list(kept.items()):
-                if ends_s > now:
+            for reference, each in list(kept.items()):
+                if each.ends_s > now:
                     break  # those after it were uploaded later
                 self._drop(tenant, reference)
+
+    def _found(self, reference: str, tenant: str) -> _Kept | None:
+        self.expire()
+        return self._kept.get(tenant, OrderedDict()).get(reference)
 
     def _drop_first(self, tenant: str) -> None:
         self._drop(tenant, next(iter(self._kept[tenant])))
@@ -80,11 +124,7 @@ class Uploads:
     def _drop(self, tenant: str, reference: str) -> None:
         kept = self._kept.get(tenant, OrderedDict())
         if reference in kept:
-            self._num_bytes[tenant] -= len(kept.pop(reference)[1])
+            self._num_bytes[tenant] -= len(kept.pop(reference).data)
         if not kept:
             self._kept.pop(tenant, None)
             self._num_bytes.pop(tenant, None)
-
-
-def _unknown(field: str) -> ServeError:
-    return invalid(field, "is a reference that is not known here: it may have expired")

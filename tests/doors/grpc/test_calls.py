@@ -165,6 +165,7 @@ async def test_refusals_name_the_callers_field(is_stream: bool) -> None:
     [
         ("request", pb.VisionRequest(prompt="p").SerializeToString() + b"\x98\x06\x01"),
         ("sampling", b"\x12\x01p\x2a\x03\x98\x06\x01"),
+        ("media_bounds", b"\x12\x01p\x3a\x03\x98\x06\x01"),
         ("messages[0]", b"\x22\x0a\x08\x02\x12\x03\x0a\x01p\x98\x06\x01"),
         ("messages[0].parts[0]", b"\x22\x0a\x08\x02\x12\x06\x0a\x01p\x98\x06\x01"),
     ],

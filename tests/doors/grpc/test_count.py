@@ -55,6 +55,17 @@ async def test_it_fits_or_not(max_tokens: int, fits: bool) -> None:
     assert (count.max_tokens, count.fits) == (max_tokens, fits)
 
 
+async def test_bounds_of_a_request_hold_for_its_count() -> None:
+    async with live() as house:
+        bounds = pb.MediaBounds(max_image_pixels=48)
+        wire = pb.VisionRequest(image=png(), media_bounds=bounds)
+        assert (await house.client.count_tokens(wire)).images[0].width == 8
+        wire.media_bounds.max_image_pixels = 47
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await house.client.count_tokens(wire)
+    assert refused.value.details() == "image: has more than 47 pixels"
+
+
 async def test_the_default_answer_counts() -> None:
     async with live() as house:
         count = await house.client.count_tokens(pb.VisionRequest(prompt="two words"))

@@ -120,7 +120,7 @@ async def served(
     """Both doors in front of a started engine, with `limits` over the defaults."""
     bounds = LimitSettings(**limits)
     service = Service(engine, bounds)
-    routers = [openai_door.routes(service, bounds, 60.0), rest_door.routes(service, bounds)]
+    routers = [openai_door.routes(service, bounds), rest_door.routes(service, bounds)]
     http = HttpDoor(routers, bounds, HttpSettings(port=0))
     grpc = GrpcDoor(service, bounds, GrpcSettings(port=0))
     await http.start()

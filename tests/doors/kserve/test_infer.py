@@ -106,6 +106,15 @@ async def test_the_question_comes_back_where_it_is_asked_for() -> None:
         assert outputs(answer)["text_output"] == [text]
 
 
+async def test_bounds_within_the_limits_are_kept() -> None:
+    bounds = {"max_images": 2, "max_image_bytes": len(png()), "max_image_pixels": "48"}
+    wire = asked(images=(png(), png()), sampling=bounds | {"max_video_frames": None})
+    wire.parameters["max_images"].int64_param = 1  # the tensor wins
+    async with live() as house, InferenceClient(house.door.address) as client:
+        await client.infer(wire)
+        assert len(list(house.engine.seen[0].messages[0].pictures())) == 2
+
+
 def changed(wire: Wire, **fields: Any) -> Wire:
     """The request with another first input."""
     wire.inputs[0].MergeFrom(Wire.InferInputTensor(**fields))
@@ -161,6 +170,13 @@ SAMPLING: list[tuple[str, Any]] = [
     (".regex", {"json_object": True, "regex": "a"}),
     (".json_object", {"json_object": 1}),
     (".choice", {"choice": []}),
+    (".max_images", {"max_images": 0}),
+    (".max_images", {"max_images": -1}),
+    (".max_images", {"max_images": 1.5}),
+    (".max_image_bytes", {"max_image_bytes": 2**30 + 1}),
+    (".max_image_pixels", {"max_image_pixels": 50_000_001}),
+    (".max_video_frames", {"max_video_frames": 9}),
+    (".media_bounds", {"media_bounds": {"max_images": 1}}),
     (".?", {"\ud800": 1}),
     (f".{'x' * 64}", {"x" * 100_000: 1}),
 ]
@@ -202,6 +218,11 @@ REFUSED: list[tuple[str, Wire]] = [
     ("parameters.timeout", with_parameter("timeout", int64_param=-1)),
     ("parameters.timeout", with_parameter("timeout", string_param="1")),
     ("parameters.max_tokens", with_parameter("max_tokens", int64_param=5000)),
+    ("parameters.max_images", with_parameter("max_images", int64_param=0)),
+    ("parameters.max_images", with_parameter("max_images", int64_param=3)),
+    ("image[0]", asked(images=(png(),), sampling={"max_image_pixels": 47})),
+    ("image[0]", asked(images=(png(),), sampling={"max_image_bytes": len(png()) - 1})),
+    ("image[1]", asked(images=(png(), png()), sampling={"max_images": 1})),
     ("request", Wire.FromString(asked().SerializeToString() + b"\x98\x06\x01")),
 ]  # fmt: skip
 

@@ -299,6 +299,11 @@ async def test_the_sync_client_as_well() -> None:
     assert told == [[MODEL], [MODEL], ["", "hello ", "you ", ""]]
 
 
+def frames(number: int | None) -> dict[str, Any]:
+    """As vLLM's clients ask for them."""
+    return {"media_io_kwargs": {"video": {"num_frames": number}}}
+
+
 REFUSED: list[tuple[str, dict[str, Any]]] = [
     ("model", {"model": 7}),
     ("messages[0].role", {"messages": [{"role": "tool", "content": "a"}]}),
@@ -373,6 +378,26 @@ REFUSED: list[tuple[str, dict[str, Any]]] = [
     ("web_search_options", {"web_search_options": {}}),
     ("best_of", {"best_of": 2}),
     ("temprature", {"temprature": 1}),
+    (
+        "messages[0].content[0].file_id",
+        {"messages": [user({"type": "input_image", "file_id": "f"})]},
+    ),
+    ("messages[0].content[0]", {"messages": [user({"type": "input_image"})]}),
+    ("media_bounds", {"media_bounds": [1]}),
+    ("media_bounds.max_images", {"media_bounds": {"max_images": 0}}),
+    ("media_bounds.max_images", {"media_bounds": {"max_images": 3}}),
+    ("media_bounds.max_images", {"media_bounds": {"max_images": 10**400}}),
+    ("media_bounds.max_images", {"media_bounds": {"max_images": "1"}}),
+    ("media_bounds.max_images", {"media_bounds": {"max_images": True}}),
+    ("media_bounds.max_videos", {"media_bounds": {"max_videos": 1}}),
+    ("media_io_kwargs.video.num_frames", frames(0)),
+    ("media_io_kwargs.video.num_frames", frames(-1)),
+    ("media_io_kwargs.video.num_frames", frames(9)),
+    ("media_io_kwargs.video.num_frames", frames(2) | {"media_bounds": {"max_video_frames": 2}}),
+    ("media_bounds.max_video_frames", frames(None) | {"media_bounds": {"max_video_frames": 9}}),
+    ("media_io_kwargs.video.fps", {"media_io_kwargs": {"video": {"fps": 1}}}),
+    ("media_io_kwargs.image", {"media_io_kwargs": {"image": {}}}),
+    ("mm_processor_kwargs", {"mm_processor_kwargs": {"fps": 1}}),
 ]
 
 

@@ -38,11 +38,57 @@ async def test_an_upload_is_asked_about_at_both_doors() -> None:
         file = await client.files.create(file=("a.png", png()), purpose="vision")
         assert file.id == f"sha256:{hashlib.sha256(png()).hexdigest()}"
         assert (file.bytes, file.filename, file.purpose) == (len(png()), "a.png", "vision")
-        assert file.expires_at == file.created_at + 60
+        assert file.expires_at == file.created_at + 3600
         answers = [await asked(house, named(file.id)) for _ in range(2)]
         wire = pb.VisionRequest(image_url=file.id, prompt="what is this")
         answers.append((await caller.chat(wire)).text)
     assert answers == [f"{SHA} what is this "] * 3
+
+
+async def test_an_upload_is_told_of_and_forgotten_as_the_client_does_it() -> None:
+    async with live() as house, house.client() as client:
+        file = await client.files.create(file=("a.png", png()), purpose="vision")
+        assert await client.files.retrieve(file.id) == file
+        assert await client.files.wait_for_processing(file.id) == file
+        again = await client.files.create(file=("b.png", png()), purpose="user_data")
+        assert (again.id, again.filename, again.purpose) == (file.id, "b.png", "user_data")
+        assert (await client.files.retrieve(file.id)).filename == "b.png"
+        gone = await client.files.delete(file.id)
+        assert (gone.id, gone.object, gone.deleted) == (file.id, "file", True)
+        for ask in (client.files.retrieve, client.files.delete):
+            for name in (file.id, "file-abc", "a b:c"):
+                with pytest.raises(openai.NotFoundError) as unknown:
+                    await ask(name)
+                assert unknown.value.param == "file_id"
+                assert "it may have expired" in unknown.value.message
+        with pytest.raises(openai.BadRequestError):
+            await asked(house, named(file.id))
+
+
+async def test_what_uploads_do_not_have_is_refused_by_name() -> None:
+    """Whoever knows an id may ask about what is behind it: so nobody is told a list of them."""
+    async with live() as house, house.client() as client:
+        file = await client.files.create(file=("a.png", png()), purpose="vision")
+        with pytest.raises(openai.APIStatusError) as listed:
+            await client.files.list()
+        with pytest.raises(openai.NotFoundError) as content:
+            await client.files.content(file.id)
+        with pytest.raises(openai.BadRequestError) as expiring:
+            await client.files.create(
+                file=("a.png", png()),
+                purpose="vision",
+                expires_after={"anchor": "created_at", "seconds": 3600},
+            )
+        with pytest.raises(openai.BadRequestError) as named_long:
+            await client.files.create(file=("a" * 256, png()), purpose="vision")
+        with pytest.raises(openai.BadRequestError) as purpose:
+            await client.files.create(file=("a.png", png()), purpose="batch")
+    assert (listed.value.status_code, listed.value.code) == (405, "method_not_allowed")
+    assert listed.value.response.headers["allow"] == "POST"
+    assert content.value.code == "not_found"
+    assert expiring.value.param == "expires_after[anchor]"
+    assert (named_long.value.param, purpose.value.param) == ("file", "purpose")
+    print("tried 5, refused 5 by name")
 
 
 async def test_a_reference_that_nobody_uploaded_is_refused_by_its_name() -> None:

@@ -8,6 +8,7 @@ import openai
 import pytest
 from pydantic import BaseModel
 
+from tests.doors.grpc.live import png
 from tests.doors.http.live import data_url, live
 from tests.scripted import MODEL
 from vlserve.types import GuideKind, Role
@@ -20,6 +21,12 @@ PICTURE = {"type": "input_image", "image_url": data_url(), "detail": "auto"}
 
 def text(said: str) -> Any:
     return {"type": "input_text", "text": said}
+
+
+def pictured(**said: Any) -> dict[str, Any]:
+    """A request for one picture."""
+    part = {"type": "input_image", "detail": "auto"} | said
+    return {"input": [{"role": "user", "content": [part, text("a")]}]}
 
 
 async def test_a_text() -> None:
@@ -56,6 +63,30 @@ async def test_turns_with_a_picture_and_an_answer_that_comes_back() -> None:
     assert [message.role for message in seen.messages] == ["system", "user", "assistant", "user"]
     assert "".join(map(str, seen.messages[0].content)) == "be kind\n\nbe brief"
     assert seen.messages[2].content == (first.output_text,)
+
+
+async def test_an_upload_is_a_picture_by_its_file_id() -> None:
+    async with live() as house, house.client() as client:
+        file = await client.files.create(file=("a.png", png()), purpose="vision")
+        for said in ({"file_id": file.id}, {"file_id": file.id, "image_url": None}):
+            part: Any = {"type": "input_image", "detail": "auto"} | said
+            turns: Any = [{"role": "user", "content": [part, text("what is this")]}]
+            answer = await client.responses.create(
+                model=MODEL, input=turns, extra_body={"media_bounds": {"max_image_pixels": 48}}
+            )
+            assert answer.output_text == f"{SHA} what is this "
+        chat = await client.chat.completions.create(model=MODEL, messages=turns_of_chat(file.id))
+        assert chat.choices[0].message.content == f"{SHA} what is this "
+        await client.files.delete(file.id)
+        with pytest.raises(openai.BadRequestError) as gone:
+            await client.responses.create(model=MODEL, input=turns)
+    assert gone.value.param == "input[0].content[0].file_id"
+    assert "it may have expired" in gone.value.message
+
+
+def turns_of_chat(file_id: str) -> Any:
+    parts = [{"type": "input_image", "file_id": file_id}, {"type": "text", "text": "what is this"}]
+    return [{"role": "user", "content": parts}]
 
 
 async def test_a_stream_has_the_events_that_the_client_builds_on() -> None:
@@ -129,10 +160,21 @@ REFUSED: list[tuple[str, dict[str, Any]]] = [
     ("input[0].role", {"input": [{"role": "tool", "content": "a"}]}),
     ("input[0].type", {"input": [{"type": "function_call", "role": "user", "content": "a"}]}),
     ("input[0].content[0].type", {"input": [{"role": "user", "content": [{"type": "x"}]}]}),
-    (
-        "input[0].content[0].image_url",
-        {"input": [{"role": "user", "content": [{"type": "input_image", "file_id": "f"}]}]},
-    ),
+    ("input[0].content[0].file_id", pictured(file_id="f")),
+    ("input[0].content[0].file_id", pictured(file_id="")),
+    ("input[0].content[0].file_id", pictured(file_id=data_url())),
+    ("input[0].content[0].file_id", pictured(file_id="http://localhost/a.png")),
+    ("input[0].content[0].file_id", pictured(file_id=f"sha256:{'0' * 64}")),
+    ("input[0].content[0]", pictured()),
+    ("input[0].content[0]", pictured(file_id=None, image_url=None)),
+    ("input[0].content[0]", pictured(file_id=f"sha256:{'0' * 64}", image_url=data_url())),
+    ("input[0].content[0].image_url", pictured(image_url="")),
+    ("media_bounds.max_images", {"media_bounds": {"max_images": 0}}),
+    ("media_bounds.max_images", {"media_bounds": {"max_images": 17}}),
+    ("media_bounds.max_images", {"media_bounds": {"max_images": 1.5}}),
+    ("media_bounds.max_pixels", {"media_bounds": {"max_pixels": 1}}),
+    ("input[0].content[0].image_url",
+     pictured(image_url=data_url()) | {"media_bounds": {"max_image_pixels": 47}}),
     (
         "input[0].content[0].image_url",
         {"input": [{"role": "user", "content": [PICTURE | {"image_url": "data:;base64,AAAA"}]}]},

@@ -31,7 +31,7 @@ async def served(
     bounds = LimitSettings(**limits)
     async with grpc_served(engine, is_open=is_open, **limits) as house:
         routers = [
-            openai.routes(house.service, bounds, 60.0),
+            openai.routes(house.service, bounds),
             playground.routes(bounds, lambda: house.door.address),
         ]
         http = HttpDoor(routers, bounds, HttpSettings(port=0))

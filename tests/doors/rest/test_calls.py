@@ -50,6 +50,12 @@ REFUSED: list[tuple[str | None, object]] = [
     ("prompt", {"image_data": DATA, "prompt": ""}),
     ("prompt", {"image_data": DATA, "prompt": None}),
     ("max_tokens", {"image_data": DATA, "max_tokens": 5}),
+    ("media_bounds", {"image_data": DATA, "media_bounds": 5}),
+    ("media_bounds.max_pixels", {"image_data": DATA, "media_bounds": {"max_pixels": 5}}),
+    ("media_bounds.max_images", {"image_data": DATA, "media_bounds": {"max_images": "5"}}),
+    ("media_bounds.max_images", {"image_data": DATA, "media_bounds": {"max_images": True}}),
+    ("media_bounds.max_images", {"image_data": DATA, "media_bounds": {"max_images": 17}}),
+    ("image_data", {"image_data": DATA, "media_bounds": {"max_image_pixels": 47}}),
     (None, [DATA]),
 ]
 
@@ -61,6 +67,19 @@ async def test_refusals_name_the_callers_field() -> None:
         ("image", form(("image", "a.png", b"no picture"))),
         ("prompt", form(("image", "a.png", png()), ("prompt", "", b""))),
         ("other", form(("image", "a.png", png()), ("other", "", b"x"))),
+        *(
+            (param, form(("image", "a.png", png()), ("media_bounds", "", bounds)))
+            for param, bounds in (
+                ("media_bounds", b"{"),
+                ("media_bounds", b"[" * 100_000),
+                ("media_bounds", b"5"),
+                ("media_bounds.max_pixels", b'{"max_pixels": 5}'),
+                ("media_bounds.max_images", b'{"max_images": 0}'),
+                ("media_bounds.max_images", b'{"max_images": 17}'),
+                ("image", b'{"max_image_pixels": 47}'),
+                ("image", b'{"max_image_bytes": %d}' % (len(png()) - 1)),
+            )
+        ),
         (None, (b"no form", "multipart/form-data; boundary=cut")),
         (None, (b"no form", "multipart/form-data")),
         (None, (b"{", "application/json")),
@@ -91,6 +110,29 @@ async def test_many_pictures_each_have_their_own_outcome() -> None:
     assert first == {"description": f"{SHA} a "}
     assert second["error"]["param"] == "images[1].image_data"
     assert third == {"description": f"{SHA} Describe the image "}
+
+
+async def test_each_of_many_has_bounds_of_its_own() -> None:
+    bounds: list[dict[str, Any]] = [{}, {"max_image_pixels": 48}, {"max_image_pixels": 47}]
+    bounds += [{"max_images": 0}, {"max_images": 17}]
+    items = [{"image_data": DATA, "prompt": "a", "media_bounds": each} for each in bounds]
+    async with live() as house:
+        answer = await house.post(MANY, {"images": items})
+    assert answer.status == 200
+    assert answer.json["results"][:2] == [{"description": f"{SHA} a "}] * 2
+    assert [each["error"]["param"] for each in answer.json["results"][2:]] == [
+        "images[2].image_data",
+        "images[3].media_bounds.max_images",
+        "images[4].media_bounds.max_images",
+    ]
+
+
+async def test_a_form_has_bounds() -> None:
+    async with live() as house:
+        for bounds in (b"{}", b"null", b'{"max_image_pixels": 48, "max_images": null}'):
+            body, kind = form(("image", "a.png", png()), ("media_bounds", "", bounds))
+            answer = await house.post(ONE, body, kind)
+            assert answer.json == {"description": f"{SHA} Describe the image "}, bounds
 
 
 async def test_where_none_is_answered_the_call_ends_as_the_first() -> None:

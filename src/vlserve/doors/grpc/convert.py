@@ -1,7 +1,7 @@
 """Between the wire's messages and the nouns. What is not understood is refused by name."""
 
 from collections.abc import Iterable
-from dataclasses import fields, replace
+from dataclasses import asdict, fields, replace
 from typing import Any, Final
 
 from vlserve.doors.grpc.calls import refuse_unknown
@@ -18,6 +18,7 @@ from vlserve.types import (
     Guide,
     GuideKind,
     ImageRef,
+    MediaBounds,
     Message,
     Role,
     SamplingParams,
@@ -55,13 +56,14 @@ def chat_request(wire: pb.VisionRequest, limits: LimitSettings) -> ChatRequest:
         raise invalid("messages", f"must hold at most {MAX_PARTS} messages and parts together")
     refuse_unknown(wire, "request")
     sampling = _sampling(wire.sampling, limits)
+    bounds = _media_bounds(wire.media_bounds)
     if not wire.messages:
-        return ChatRequest((_single_turn(wire),), sampling, wire.model)
+        return ChatRequest((_single_turn(wire),), sampling, wire.model, media_bounds=bounds)
     for name in ("image", "image_url", "prompt", "detail"):
         if getattr(wire, name):
             raise invalid(name, "cannot stand beside messages")
     messages = tuple(_message(message, f"messages[{i}]") for i, message in enumerate(wire.messages))
-    return ChatRequest(messages, sampling, wire.model)
+    return ChatRequest(messages, sampling, wire.model, media_bounds=bounds)
 
 
 def wire_request(request: ChatRequest) -> pb.VisionRequest:
@@ -70,6 +72,7 @@ def wire_request(request: ChatRequest) -> pb.VisionRequest:
     roles = {role: wire for wire, role in _ROLES.items()}
     return pb.VisionRequest(
         model=request.model,
+        media_bounds=_wire_bounds(request.media_bounds),
         messages=[
             pb.Message(
                 role=roles[message.role],
@@ -96,6 +99,11 @@ def wire_request(request: ChatRequest) -> pb.VisionRequest:
             **_wire_guide(sampling.guide),
         ),
     )
+
+
+def _wire_bounds(bounds: MediaBounds) -> pb.MediaBounds | None:
+    """None where nothing is bound: servers that know no bounds are asked as ever."""
+    return None if bounds == MediaBounds() else pb.MediaBounds(**asdict(bounds))
 
 
 def _wire_part(part: str | ImageRef | VideoRef) -> pb.Part:
@@ -278,6 +286,11 @@ def _detail(wire: pb.Detail, path: str) -> Detail:
     if wire not in _DETAILS:
         raise invalid(path, f"{int(wire)} is not a detail")
     return _DETAILS[wire]
+
+
+def _media_bounds(wire: pb.MediaBounds) -> MediaBounds:
+    refuse_unknown(wire, "media_bounds")
+    return MediaBounds(**{field.name: value for field, value in wire.ListFields()})
 
 
 def _sampling(wire: pb.Sampling, limits: LimitSettings) -> SamplingParams:

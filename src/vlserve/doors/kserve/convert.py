@@ -66,7 +66,10 @@ def asked(wire: pb.ModelInferRequest, limits: LimitSettings) -> Asked:
         content.append(question)
     return Asked(
         ChatRequest(
-            (Message(Role.USER, tuple(content)),), sampling.sampling(given, limits), wire.model_name
+            (Message(Role.USER, tuple(content)),),
+            sampling.sampling(given, limits),
+            wire.model_name,
+            media_bounds=sampling.media_bounds(given),
         ),
         is_stream,
         frozenset(

@@ -2,13 +2,21 @@
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Final
 
 from vlserve.doors.kserve.tensors import shown
 from vlserve.errors import ServeError, invalid
 from vlserve.settings import LimitSettings
-from vlserve.types import MAX_SEED, NOT_UNICODE, Guide, GuideKind, SamplingParams, is_unicode
+from vlserve.types import (
+    MAX_SEED,
+    NOT_UNICODE,
+    Guide,
+    GuideKind,
+    MediaBounds,
+    SamplingParams,
+    is_unicode,
+)
 
 _MAX_BYTES: Final = 256 * 1024
 _MAX_WHOLE: Final = 2**32 - 1
@@ -44,6 +52,8 @@ def sampling(given: Mapping[str, Given], limits: LimitSettings) -> SamplingParam
     values: dict[str, Any] = {"max_tokens": limits.default_max_tokens}
     guides: dict[str, Given] = {}
     for name, each in given.items():
+        if name in _BOUNDS:
+            continue
         if name not in _READERS and name not in _GUIDES:
             raise invalid(each.path, "is no sampling parameter that is served here")
         if each.value is None:
@@ -58,9 +68,25 @@ def sampling(given: Mapping[str, Given], limits: LimitSettings) -> SamplingParam
         raise invalid(callers_field(given, error.field or ""), error.message) from None
 
 
+def media_bounds(given: Mapping[str, Given]) -> MediaBounds:
+    """What the request may hold of pictures. What is null is as if it were left out.
+
+    Raises ServeError(INVALID_ARGUMENT) naming the path of what is out of bounds.
+    """
+    values = {
+        name: _whole(given[name])
+        for name in _BOUNDS
+        if name in given and given[name].value is not None
+    }
+    try:
+        return MediaBounds(**values)
+    except ServeError as error:
+        raise invalid(callers_field(given, error.field or ""), error.message) from None
+
+
 def callers_field(given: Mapping[str, Given], field: str) -> str:
-    """The path of a field of SamplingParams; of any other field itself."""
-    names = _GUIDES if field == "guide" else {field}
+    """The path of a field of SamplingParams or MediaBounds; of any other field itself."""
+    names = _GUIDES if field == "guide" else {field.removeprefix("media_bounds.")}
     return next((given[name].path for name in names if name in given), field)
 
 
@@ -158,6 +184,7 @@ _READERS: Final[dict[str, Callable[[Given], object]]] = {
     "stop_token_ids": lambda given: tuple(map(_whole, _list(given))),
     "logit_bias": _bias,
 }
+_BOUNDS: Final = tuple(field.name for field in fields(MediaBounds))
 _GUIDES: Final[dict[str, Callable[[Given], Guide | None]]] = {
     "json_object": _json_object,
     "json_schema": _json_schema,

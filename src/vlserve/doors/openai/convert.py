@@ -2,8 +2,10 @@
 
 import json
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
+from vlserve.doors.http.request_bounds import media_bounds
 from vlserve.doors.openai.answers import (
     AnswerMessage,
     Choice,
@@ -19,13 +21,17 @@ from vlserve.doors.openai.schema import (
     ChatMessage,
     ChatPart,
     ImageDetail,
+    ImagePart,
+    ImageUrl,
     InputImagePart,
     JsonObjectFormat,
     StructuredOutputs,
     TextPart,
     VideoPart,
+    VideoUrl,
 )
 from vlserve.errors import invalid
+from vlserve.media import uploads
 from vlserve.settings import LimitSettings
 from vlserve.types import (
     MAX_PARTS,
@@ -36,6 +42,7 @@ from vlserve.types import (
     Guide,
     GuideKind,
     ImageRef,
+    MediaBounds,
     Message,
     Role,
     SamplingParams,
@@ -54,6 +61,8 @@ ROLES: Final = {
 # What OpenAI gives for a token that is all but impossible: JSON has no infinity.
 _LEAST_LOGPROB: Final = -9999.0
 _OFF: Final = -1  # of top_k, as vLLM writes it
+_NUM_FRAMES: Final = "media_io_kwargs.video.num_frames"
+_MAX_FRAMES: Final = "media_bounds.max_video_frames"
 
 
 def chat_request(body: ChatCompletionRequest, limits: LimitSettings) -> ChatRequest:
@@ -67,22 +76,23 @@ def chat_request(body: ChatCompletionRequest, limits: LimitSettings) -> ChatRequ
     messages = tuple(
         _message(message, f"messages[{i}].content") for i, message in enumerate(body.messages)
     )
-    return ChatRequest(messages, _sampling(body, limits), body.model or "")
+    return ChatRequest(
+        messages, _sampling(body, limits), body.model or "", media_bounds=_media_bounds(body)
+    )
 
 
 def callers_field(field: str, body: ChatCompletionRequest) -> str:
     """The caller's name for a field that another room named."""
-    if field == "max_tokens" and body.max_completion_tokens is not None:
-        return "max_completion_tokens"
-    if field == "min_tokens" and body.min_tokens is None:
-        return "ignore_eos"
-    if field == "logprobs":
-        return "top_logprobs"
-    if field == "guide":
-        if body.structured_outputs is None:
-            return "response_format"
+    names = {"logprobs": "top_logprobs", "guide": "response_format"}
+    if body.max_completion_tokens is not None:
+        names["max_tokens"] = "max_completion_tokens"
+    if body.min_tokens is None:
+        names["min_tokens"] = "ignore_eos"
+    if body.media_bounds is None or body.media_bounds.max_video_frames is None:
+        names[_MAX_FRAMES] = _NUM_FRAMES
+    if field == "guide" and body.structured_outputs is not None:
         return f"structured_outputs.{_structured_name(body.structured_outputs)}"
-    return field
+    return names.get(field, field)
 
 
 def refuse_many_parts(contents: Iterable[str | Sequence[object]]) -> None:
@@ -180,27 +190,53 @@ def _part(part: ChatPart, path: str) -> str | ImageRef | VideoRef:
     if isinstance(part, TextPart):
         return part.text
     if isinstance(part, VideoPart):
-        url, field = part.video_url, f"{path}.video_url"
-        if not isinstance(url, str):
-            url, field = url.url, f"{field}.url"
-        return VideoRef(url=_named(url, field), field=field)
-    if isinstance(part, InputImagePart):
-        return image_ref(part.image_url, part.detail, f"{path}.image_url")
-    if isinstance(part.image_url, str):
-        return image_ref(part.image_url, None, f"{path}.image_url")
-    return image_ref(part.image_url.url, part.image_url.detail, f"{path}.image_url.url")
+        url, field = _url(part.video_url, f"{path}.video_url")
+        return VideoRef(url=url, field=field)
+    if isinstance(part, ImagePart):
+        url, field = _url(part.image_url, f"{path}.image_url")
+        said = None if isinstance(part.image_url, str) else part.image_url.detail
+        return ImageRef(url=url, detail=_detail(said), field=field)
+    return input_image(part, path)
 
 
-def image_ref(url: str, detail: ImageDetail | None, field: str) -> ImageRef:
-    """A picture at a URL. Raises ServeError(INVALID_ARGUMENT) naming `field`."""
-    closely = Detail.LOW if detail == "low" else Detail.AUTO
-    return ImageRef(url=_named(url, field), detail=closely, field=field)
+def input_image(part: InputImagePart, path: str) -> ImageRef:
+    """A picture as responses write it. Raises ServeError(INVALID_ARGUMENT)."""
+    if part.file_id is None and part.image_url is not None:
+        url, field = _url(part.image_url, f"{path}.image_url")
+        return ImageRef(url=url, detail=_detail(part.detail), field=field)
+    if part.file_id is None or part.image_url is not None:
+        raise invalid(path, "must hold one of image_url and file_id")
+    field = f"{path}.file_id"
+    if not part.file_id.startswith(uploads.SCHEME):  # a URL of another kind is none
+        raise invalid(field, uploads.UNKNOWN)
+    return ImageRef(url=part.file_id, detail=_detail(part.detail), field=field)
 
 
-def _named(url: str, field: str) -> str:
-    if not url:
+def _detail(said: ImageDetail | None) -> Detail:
+    return Detail.LOW if said == "low" else Detail.AUTO
+
+
+def _url(said: str | ImageUrl | VideoUrl, field: str) -> tuple[str, str]:
+    """A URL that is not empty, and its caller's name."""
+    if not isinstance(said, str):
+        said, field = said.url, f"{field}.url"
+    if not said:
         raise invalid(field, "must not be empty")
-    return url
+    return said, field
+
+
+def _media_bounds(body: ChatCompletionRequest) -> MediaBounds:
+    bounds, num_frames = media_bounds(body.media_bounds), _num_frames(body)
+    if num_frames is None:
+        return bounds
+    if bounds.max_video_frames is not None:
+        raise invalid(_NUM_FRAMES, f"cannot stand beside {_MAX_FRAMES}")
+    return replace(bounds, max_video_frames=num_frames)
+
+
+def _num_frames(body: ChatCompletionRequest) -> int | None:
+    video = body.media_io_kwargs.video if body.media_io_kwargs else None
+    return video.num_frames if video else None
 
 
 def _sampling(body: ChatCompletionRequest, limits: LimitSettings) -> SamplingParams:

@@ -1,18 +1,24 @@
 """`/v1/files`: a picture or a video sent once, and asked about often."""
 
-import time
+from http import HTTPStatus
 from typing import Any, Final, Literal, get_args
 
 from fastapi import APIRouter, Request
 from pydantic import BaseModel
 from starlette.datastructures import UploadFile
 
-from vlserve.doors.http.errors import CALL_REFUSALS
+from vlserve.doors.http.errors import CALL_REFUSALS, refusals
 from vlserve.doors.http.forms import FORM, media_type, refuse_unknown
 from vlserve.errors import Code, ServeError, invalid
 from vlserve.service import Service
+from vlserve.types import Upload
 
 _FIELDS: Final = ("file", "purpose")
+# What may come is a field; a client of OpenAI's sends two for `expires_after`, which is refused.
+_MAX_FIELDS: Final = 3
+_REFUSALS: Final = refusals(
+    HTTPStatus.NOT_FOUND, HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.INTERNAL_SERVER_ERROR
+)
 Purpose = Literal["vision", "user_data"]
 _PURPOSES: Final[tuple[Purpose, ...]] = get_args(Purpose)
 _BODY: Final[dict[str, Any]] = {
@@ -36,8 +42,8 @@ _BODY: Final[dict[str, Any]] = {
 
 
 class KeptFile(BaseModel):
-    """An upload. Its `id` stands in the `url` of an `image_url` or a `video_url`, until
-    `expires_at` or until room is wanted."""
+    """An upload. Its `id` stands in the `url` of an `image_url` or a `video_url`, and in the
+    `file_id` of an `input_image`, until `expires_at` or until room is wanted."""
 
     id: str
     object: Literal["file"] = "file"
@@ -49,8 +55,17 @@ class KeptFile(BaseModel):
     status: Literal["processed"] = "processed"
 
 
-def routes(service: Service, keep_s: float) -> APIRouter:
-    """The path of uploads, which are kept for `keep_s` seconds."""
+class ForgottenFile(BaseModel):
+    """An upload that is no longer kept."""
+
+    id: str
+    object: Literal["file"] = "file"
+    deleted: Literal[True] = True
+
+
+def routes(service: Service) -> APIRouter:
+    """The paths of uploads. There is no list of them: whoever knows an id may ask about what is
+    behind it, so that ids are told to nobody but who uploaded."""
     router = APIRouter(tags=["openai"])
 
     @router.post("/v1/files", responses=CALL_REFUSALS, openapi_extra=_BODY)
@@ -58,7 +73,7 @@ def routes(service: Service, keep_s: float) -> APIRouter:
         """Keep a picture or a video for a time."""
         if media_type(request) != FORM:
             raise ServeError(Code.INVALID_ARGUMENT, f"the body must be {FORM}")
-        async with request.form(max_files=1, max_fields=1) as form:
+        async with request.form(max_files=1, max_fields=_MAX_FIELDS) as form:
             refuse_unknown(form, _FIELDS)
             said = form.get("purpose", _PURPOSES[0])
             purpose = next((each for each in _PURPOSES if each == said), None)
@@ -68,14 +83,28 @@ def routes(service: Service, keep_s: float) -> APIRouter:
             if not isinstance(file, UploadFile):
                 raise invalid("file", "must be a file")
             data, name = await file.read(), file.filename or ""
-        now = int(time.time())
-        return KeptFile(
-            id=await service.upload(data),
-            bytes=len(data),
-            created_at=now,
-            expires_at=now + int(keep_s),
-            filename=name,
-            purpose=purpose,
-        )
+        return _shown(await service.upload(data, name=name, purpose=purpose))
+
+    @router.get("/v1/files/{file_id}", responses=_REFUSALS)
+    async def uploaded(file_id: str) -> KeptFile:
+        """What is kept under an id, without its content."""
+        return _shown(service.uploaded(file_id))
+
+    @router.delete("/v1/files/{file_id}", responses=_REFUSALS)
+    async def forget(file_id: str) -> ForgottenFile:
+        """Keep an upload no longer."""
+        service.forget(file_id)
+        return ForgottenFile(id=file_id)
 
     return router
+
+
+def _shown(upload: Upload) -> KeptFile:
+    return KeptFile(
+        id=upload.reference,
+        bytes=upload.num_bytes,
+        created_at=upload.created_at,
+        expires_at=upload.expires_at,
+        filename=upload.name,
+        purpose=next(each for each in _PURPOSES if each == upload.purpose),
+    )

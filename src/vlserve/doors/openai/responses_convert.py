@@ -6,6 +6,7 @@ import uuid
 from collections.abc import Sequence
 from typing import Final
 
+from vlserve.doors.http.request_bounds import media_bounds
 from vlserve.doors.openai import convert
 from vlserve.doors.openai.responses_schema import (
     IncompleteDetails,
@@ -52,7 +53,12 @@ def chat_request(body: ResponseRequest, limits: LimitSettings) -> ChatRequest:
         turns = _instructed(body.instructions, turns)
     if body.stream_options is not None and not body.stream:
         raise invalid("stream_options", "belongs to a stream")
-    return ChatRequest(tuple(turns), _sampling(body, limits), body.model or "")
+    return ChatRequest(
+        tuple(turns),
+        _sampling(body, limits),
+        body.model or "",
+        media_bounds=media_bounds(body.media_bounds),
+    )
 
 
 def callers_field(field: str, body: ResponseRequest) -> str:
@@ -154,7 +160,7 @@ def _turn(item: InputMessage, path: str) -> Message[ImageRef]:
 
 def _part(part: InputPart, path: str) -> str | ImageRef:
     if isinstance(part, InputImagePart):
-        return convert.image_ref(part.image_url, part.detail, f"{path}.image_url")
+        return convert.input_image(part, path)
     return part.text
 
 

@@ -4,6 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, Tag
 
+from vlserve.doors.http.request_bounds import RequestBounds
 from vlserve.doors.http.said import Said, Text
 from vlserve.doors.openai.answers import TokenLogprobs
 from vlserve.doors.openai.schema import (
@@ -91,6 +92,7 @@ class ResponseRequest(Said):
     )
     stream: bool | None = told("the answer in pieces, as server-sent events")
     stream_options: ResponseStreamOptions | None = told("with stream only")
+    media_bounds: RequestBounds | None = told("what the request may hold of pictures")
 
     previous_response_id: None = told("only null: nothing is stored")
     background: Literal[False] | None = told("only false")

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Final, Literal, TypeVar
 
 from pydantic import Discriminator, Field, Tag
 
+from vlserve.doors.http.request_bounds import RequestBounds
 from vlserve.doors.http.said import Said, Text
 from vlserve.types import (
     MAX_ANSWERS,
@@ -84,10 +85,11 @@ class VideoPart(Said):
 
 
 class InputImagePart(Said):
-    """A picture, as responses write it."""
+    """A picture, as responses write it: by one of `image_url` and `file_id`."""
 
     type: Literal["input_image"]
-    image_url: str = Field(description="as `url` of ImageUrl")
+    image_url: str | None = Field(None, description="as `url` of ImageUrl")
+    file_id: str | None = Field(None, description="the id of an upload")
     detail: ImageDetail | None = Field(None, description=_DETAIL)
 
 
@@ -164,6 +166,18 @@ class StreamOptions(Said):
     )
 
 
+class VideoIo(Said):
+    """How a video is read, as vLLM writes it."""
+
+    num_frames: int | None = Field(None, json_schema_extra={"minimum": 1})
+
+
+class MediaIo(Said):
+    """How media is read, as vLLM writes it."""
+
+    video: VideoIo | None = None
+
+
 class ChatCompletionRequest(Said):
     """A question: the turns of a conversation, and how to answer."""
 
@@ -208,6 +222,8 @@ class ChatCompletionRequest(Said):
     stop_token_ids: list[TokenId] | None = told("each ends the answer", maxItems=MAX_STOP_TOKENS)
     ignore_eos: bool | None = told("as min_tokens = max_tokens")
     structured_outputs: StructuredOutputs | None = told("what the answer must be")
+    media_bounds: RequestBounds | None = told("what the request may hold of pictures and videos")
+    media_io_kwargs: MediaIo | None = told("num_frames of videos, as max_video_frames")
 
     tools: Annotated[list[Any], Field(max_length=0)] | None = told("only an empty list")
     tool_choice: Literal["none", "auto"] | None = told("without tools, both mean none")

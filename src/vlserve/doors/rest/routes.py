@@ -4,7 +4,7 @@ import asyncio
 import json
 from collections.abc import Sequence
 from contextlib import aclosing
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from fastapi import APIRouter, Request
 from pydantic import BaseModel, Field, ValidationError
@@ -14,6 +14,7 @@ from starlette.responses import Response
 from vlserve.doors.http.answers import TimedAnswer, unless_gone, whole
 from vlserve.doors.http.errors import CALL_REFUSALS, ErrorDetail, body_of, fields_named, misfit
 from vlserve.doors.http.forms import FORM, media_type, refuse_unknown
+from vlserve.doors.http.request_bounds import RequestBounds, media_bounds
 from vlserve.doors.http.said import Said, Text
 from vlserve.errors import Code, ServeError, invalid
 from vlserve.service import Service
@@ -22,17 +23,28 @@ from vlserve.types import ChatRequest, ImageRef, Message, Role, SamplingParams
 
 DEFAULT_PROMPT: Final = "Describe the image"
 _JSON: Final = "application/json"
-_FORM_FIELDS: Final = ("image", "prompt")
+_FORM_FIELDS: Final = ("image", "prompt", "media_bounds")
+_SCHEMAS: Final = "#/components/schemas"  # of those that another call has as its body
+_MAX_FIELDS: Final = 3  # and one that is refused by its name
 
 
-class PictureQuestion(Said):
+class Question(Said):
+    """What to do with a picture, and what it may be."""
+
+    prompt: Text = Field(DEFAULT_PROMPT, min_length=1)
+    media_bounds: RequestBounds | None = None
+
+
+class PictureQuestion(Question):
     """A picture, and what to do with it."""
 
     image_data: str = Field(
         description="an encoded picture in base64, or a data: URL of it",
         json_schema_extra={"minLength": 1},
     )
-    prompt: Text = Field(DEFAULT_PROMPT, min_length=1)
+
+
+Asked = TypeVar("Asked", bound=Question)
 
 
 class PictureQuestions(Said):
@@ -65,6 +77,7 @@ def _form_schema() -> dict[str, Any]:
         "properties": {
             "image": {"type": "string", "format": "binary"},
             "prompt": {"type": "string", "minLength": 1, "default": DEFAULT_PROMPT},
+            "media_bounds": {"$ref": f"{_SCHEMAS}/RequestBounds"},
         },
         "required": ["image"],
         "additionalProperties": False,
@@ -75,7 +88,7 @@ _BODY: Final = {
     "requestBody": {
         "required": True,
         "content": {
-            _JSON: {"schema": PictureQuestion.model_json_schema()},
+            _JSON: {"schema": {"$ref": f"{_SCHEMAS}/PictureQuestion"}},
             FORM: {"schema": _form_schema()},
         },
     }
@@ -94,8 +107,8 @@ def routes(service: Service, limits: LimitSettings) -> APIRouter:
     )
     async def process_image(request: Request) -> Response:
         """Describe a picture, or answer a question about it."""
-        picture, prompt = await _question(request)
-        answer = TimedAnswer(service.chat(_asked(picture, prompt, limits)))
+        picture, question = await _question(request)
+        answer = TimedAnswer(service.chat(_asked(picture, question, limits)))
         with fields_named(_callers_field):
             chunks = await whole(request, answer)
         text = "".join(chunk.text for chunk in chunks)
@@ -131,29 +144,42 @@ def _callers_field(field: str) -> str:
     return "prompt" if field == "messages" else field
 
 
-async def _question(request: Request) -> tuple[ImageRef, str]:
+async def _question(request: Request) -> tuple[ImageRef, Question]:
     kind = media_type(request)
     if kind == FORM:
-        async with request.form(max_files=1, max_fields=2) as form:
+        async with request.form(max_files=1, max_fields=_MAX_FIELDS) as form:
             return await _form_question(form)
-    try:
-        body = json.loads(await request.body()) if kind == _JSON else None
-        said = PictureQuestion.model_validate(body)
-    except ValidationError as error:
-        raise misfit(error.errors(), body) from None
-    except (ValueError, RecursionError):
-        raise ServeError(Code.INVALID_ARGUMENT, "the body is not JSON") from None
-    return _image_ref(said.image_data, "image_data"), said.prompt
+    body = _read(await request.body()) if kind == _JSON else None
+    said = _said(PictureQuestion, body)
+    return _image_ref(said.image_data, "image_data"), said
 
 
-async def _form_question(form: FormData) -> tuple[ImageRef, str]:
+async def _form_question(form: FormData) -> tuple[ImageRef, Question]:
     refuse_unknown(form, _FORM_FIELDS)
-    file, prompt = form.get("image"), form.get("prompt", DEFAULT_PROMPT)
+    file = form.get("image")
     if not isinstance(file, UploadFile):
         raise invalid("image", "must be a file")
-    if not isinstance(prompt, str) or not prompt:
-        raise invalid("prompt", "must be a text")
-    return ImageRef(await file.read(), field="image"), prompt
+    body: dict[str, object] = {name: text for name, text in form.items() if name != "image"}
+    if isinstance(bounds := body.get("media_bounds"), str):
+        body["media_bounds"] = _read(bounds, "media_bounds")
+    return ImageRef(await file.read(), field="image"), _said(Question, body)
+
+
+def _read(text: str | bytes, field: str = "") -> object:
+    """JSON in the body, or in a field of a form."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        if field:
+            raise invalid(field, "is not JSON") from None
+        raise ServeError(Code.INVALID_ARGUMENT, "the body is not JSON") from None
+
+
+def _said(kind: type[Asked], body: object) -> Asked:
+    try:
+        return kind.model_validate(body)
+    except ValidationError as error:
+        raise misfit(error.errors(), body) from None
 
 
 def _image_ref(data: str, field: str) -> ImageRef:
@@ -162,9 +188,12 @@ def _image_ref(data: str, field: str) -> ImageRef:
     return ImageRef(url=data if data.startswith("data:") else f"data:;base64,{data}", field=field)
 
 
-def _asked(picture: ImageRef, prompt: str, limits: LimitSettings) -> ChatRequest:
-    sampling = SamplingParams(max_tokens=limits.default_max_tokens)
-    return ChatRequest((Message(Role.USER, (picture, prompt)),), sampling)
+def _asked(picture: ImageRef, question: Question, limits: LimitSettings) -> ChatRequest:
+    return ChatRequest(
+        (Message(Role.USER, (picture, question.prompt)),),
+        SamplingParams(max_tokens=limits.default_max_tokens),
+        media_bounds=media_bounds(question.media_bounds),
+    )
 
 
 async def _described(
@@ -174,9 +203,9 @@ async def _described(
 
     async def one(index: int, question: PictureQuestion) -> str:
         path = f"images[{index}]"
-        picture = _image_ref(question.image_data, f"{path}.image_data")
-        request = _asked(picture, question.prompt, limits)
-        with fields_named(lambda field: f"{path}.prompt" if field == "messages" else field):
+        with fields_named(lambda field: f"{path}.{_callers_field(field)}"):
+            picture = _image_ref(question.image_data, "image_data")
+            request = _asked(picture, question, limits)
             async with aclosing(service.chat(request)) as chunks:
                 return "".join([chunk.text async for chunk in chunks])
 

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x0cvision.proto\x12\x06vision\"\xb7\x01\n\rVisionRequest\x12\r\n\x05image\x18\x01 \x01(\x0c\x12\x0e\n\x06prompt\x18\x02 \x01(\t\x12\r\n\x05model\x18\x03 \x01(\t\x12!\n\x08messages\x18\x04 \x03(\x0b\x32\x0f.vision.Message\x12\"\n\x08sampling\x18\x05 \x01(\x0b\x32\x10.vision.Sampling\x12\x11\n\timage_url\x18\x06 \x01(\t\x12\x1e\n\x06\x64\x65tail\x18\x08 \x01(\x0e\x32\x0e.vision.Detail\"B\n\x07Message\x12\x1a\n\x04role\x18\x01 \x01(\x0e\x32\x0c.vision.Role\x12\x1b\n\x05parts\x18\x02 \x03(\x0b\x32\x0c.vision.Part\"\xa1\x01\n\x04Part\x12\x0e\n\x04text\x18\x01 \x01(\tH\x00\x12\x0f\n\x05image\x18\x02 \x01(\x0cH\x00\x12\x13\n\timage_url\x18\x03 \x01(\tH\x00\x12\x0f\n\x05video\x18\x04 \x01(\x0cH\x00\x12\x13\n\tvideo_url\x18\x05 \x01(\tH\x00\x12\x12\n\nmax_frames\x18\x06 \x01(\r\x12\x1e\n\x06\x64\x65tail\x18\x07 \x01(\x0e\x32\x0e.vision.DetailB\t\n\x07\x63ontent\"\xcd\x05\n\x08Sampling\x12\x17\n\nmax_tokens\x18\x01 \x01(\rH\x01\x88\x01\x01\x12\x18\n\x0btemperature\x18\x02 \x01(\x02H\x02\x88\x01\x01\x12\x12\n\x05top_p\x18\x03 \x01(\x02H\x03\x88\x01\x01\x12\x12\n\x05top_k\x18\x04 \x01(\rH\x04\x88\x01\x01\x12\x11\n\x04seed\x18\x05 \x01(\x04H\x05\x88\x01\x01\x12\x0c\n\x04stop\x18\x06 \x03(\t\x12\x12\n\x05min_p\x18\x07 \x01(\x02H\x06\x88\x01\x01\x12\x1d\n\x10presence_penalty\x18\x08 \x01(\x02H\x07\x88\x01\x01\x12\x1e\n\x11\x66requency_penalty\x18\t \x01(\x02H\x08\x88\x01\x01\x12\x1f\n\x12repetition_penalty\x18\n \x01(\x02H\t\x88\x01\x01\x12\x33\n\nlogit_bias\x18\x0b \x03(\x0b\x32\x1f.vision.Sampling.LogitBiasEntry\x12\x17\n\nmin_tokens\x18\x0c \x01(\rH\n\x88\x01\x01\x12\x16\n\x0estop_token_ids\x18\r \x03(\r\x12\x0e\n\x01n\x18\x0e \x01(\rH\x0b\x88\x01\x01\x12\x15\n\x08logprobs\x18\x0f \x01(\rH\x0c\x88\x01\x01\x12\x15\n\x0bjson_object\x18\x10 \x01(\x08H\x00\x12\x15\n\x0bjson_schema\x18\x11 \x01(\tH\x00\x12\x0f\n\x05regex\x18\x12 \x01(\tH\x00\x12 \n\x06\x63hoice\x18\x13 \x01(\x0b\x32\x0e.vision.ChoiceH\x00\x1a\x30\n\x0eLogitBiasEntry\x12\x0b\n\x03key\x18\x01 \x01(\r\x12\r\n\x05value\x18\x02 \x01(\x02:\x02\x38\x01\x42\x07\n\x05guideB\r\n\x0b_max_tokensB\x0e\n\x0c_temperatureB\x08\n\x06_top_pB\x08\n\x06_top_kB\x07\n\x05_seedB\x08\n\x06_min_pB\x13\n\x11_presence_penaltyB\x14\n\x12_frequency_penaltyB\x15\n\x13_repetition_penaltyB\r\n\x0b_min_tokensB\x04\n\x02_nB\x0b\n\t_logprobs\"\x17\n\x06\x43hoice\x12\r\n\x05texts\x18\x01 \x03(\t\"\xd7\x01\n\x0eVisionResponse\x12\x0c\n\x04text\x18\x01 \x01(\t\x12+\n\rfinish_reason\x18\x02 \x01(\x0e\x32\x14.vision.FinishReason\x12\x1c\n\x05usage\x18\x03 \x01(\x0b\x32\r.vision.Usage\x12\r\n\x05model\x18\x04 \x01(\t\x12\r\n\x05index\x18\x05 \x01(\r\x12&\n\x08logprobs\x18\x06 \x03(\x0b\x32\x14.vision.TokenLogprob\x12&\n\x06others\x18\x07 \x03(\x0b\x32\x16.vision.VisionResponse\"p\n\x0cTokenLogprob\x12\x10\n\x08token_id\x18\x01 \x01(\r\x12\x0f\n\x07logprob\x18\x02 \x01(\x02\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\x12\x0c\n\x04text\x18\x04 \x01(\t\x12!\n\x03top\x18\x05 \x03(\x0b\x32\x14.vision.TokenLogprob\"{\n\x05Usage\x12\x15\n\rprompt_tokens\x18\x01 \x01(\r\x12\x13\n\x0btext_tokens\x18\x02 \x01(\r\x12\x14\n\x0cimage_tokens\x18\x03 \x01(\r\x12\x19\n\x11\x63ompletion_tokens\x18\x04 \x01(\r\x12\x15\n\rcached_tokens\x18\x05 \x01(\r\"\xbf\x01\n\nTokenCount\x12\x15\n\rprompt_tokens\x18\x01 \x01(\r\x12\x13\n\x0btext_tokens\x18\x02 \x01(\r\x12\x14\n\x0cimage_tokens\x18\x03 \x01(\r\x12\x1a\n\x12max_context_tokens\x18\x04 \x01(\r\x12\x12\n\nmax_tokens\x18\x05 \x01(\r\x12\x0c\n\x04\x66its\x18\x06 \x01(\x08\x12\"\n\x06images\x18\x07 \x03(\x0b\x32\x12.vision.ImageCount\x12\r\n\x05model\x18\x08 \x01(\t\"J\n\nImageCount\x12\x0e\n\x06tokens\x18\x01 \x01(\r\x12\r\n\x05tiles\x18\x02 \x01(\r\x12\r\n\x05width\x18\x03 \x01(\r\x12\x0e\n\x06height\x18\x04 \x01(\r\"\x13\n\x11ListModelsRequest\"3\n\x12ListModelsResponse\x12\x1d\n\x06models\x18\x01 \x03(\x0b\x32\r.vision.Model\"U\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06\x65ngine\x18\x02 \x01(\t\x12\x1a\n\x12max_context_tokens\x18\x03 \x01(\r\x12\x12\n\nis_batched\x18\x04 \x01(\x08*P\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\x0f\n\x0bROLE_SYSTEM\x10\x01\x12\r\n\tROLE_USER\x10\x02\x12\x12\n\x0eROLE_ASSISTANT\x10\x03*0\n\x06\x44\x65tail\x12\x16\n\x12\x44\x45TAIL_UNSPECIFIED\x10\x00\x12\x0e\n\nDETAIL_LOW\x10\x01*_\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x01\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x02\x32\x84\x02\n\rVisionService\x12\x35\n\x04\x43hat\x12\x15.vision.VisionRequest\x1a\x16.vision.VisionResponse\x12=\n\nChatStream\x12\x15.vision.VisionRequest\x1a\x16.vision.VisionResponse0\x01\x12\x38\n\x0b\x43ountTokens\x12\x15.vision.VisionRequest\x1a\x12.vision.TokenCount\x12\x43\n\nListModels\x12\x19.vision.ListModelsRequest\x1a\x1a.vision.ListModelsResponseB)\n\x0evlserve.visionP\x01Z\x15vlserve/vision;visionb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x0cvision.proto\x12\x06vision\"\xe2\x01\n\rVisionRequest\x12\r\n\x05image\x18\x01 \x01(\x0c\x12\x0e\n\x06prompt\x18\x02 \x01(\t\x12\r\n\x05model\x18\x03 \x01(\t\x12!\n\x08messages\x18\x04 \x03(\x0b\x32\x0f.vision.Message\x12\"\n\x08sampling\x18\x05 \x01(\x0b\x32\x10.vision.Sampling\x12\x11\n\timage_url\x18\x06 \x01(\t\x12)\n\x0cmedia_bounds\x18\x07 \x01(\x0b\x32\x13.vision.MediaBounds\x12\x1e\n\x06\x64\x65tail\x18\x08 \x01(\x0e\x32\x0e.vision.Detail\"\xcf\x01\n\x0bMediaBounds\x12\x17\n\nmax_images\x18\x01 \x01(\rH\x00\x88\x01\x01\x12\x1c\n\x0fmax_image_bytes\x18\x02 \x01(\rH\x01\x88\x01\x01\x12\x1d\n\x10max_image_pixels\x18\x03 \x01(\rH\x02\x88\x01\x01\x12\x1d\n\x10max_video_frames\x18\x04 \x01(\rH\x03\x88\x01\x01\x42\r\n\x0b_max_imagesB\x12\n\x10_max_image_bytesB\x13\n\x11_max_image_pixelsB\x13\n\x11_max_video_frames\"B\n\x07Message\x12\x1a\n\x04role\x18\x01 \x01(\x0e\x32\x0c.vision.Role\x12\x1b\n\x05parts\x18\x02 \x03(\x0b\x32\x0c.vision.Part\"\xa1\x01\n\x04Part\x12\x0e\n\x04text\x18\x01 \x01(\tH\x00\x12\x0f\n\x05image\x18\x02 \x01(\x0cH\x00\x12\x13\n\timage_url\x18\x03 \x01(\tH\x00\x12\x0f\n\x05video\x18\x04 \x01(\x0cH\x00\x12\x13\n\tvideo_url\x18\x05 \x01(\tH\x00\x12\x12\n\nmax_frames\x18\x06 \x01(\r\x12\x1e\n\x06\x64\x65tail\x18\x07 \x01(\x0e\x32\x0e.vision.DetailB\t\n\x07\x63ontent\"\xcd\x05\n\x08Sampling\x12\x17\n\nmax_tokens\x18\x01 \x01(\rH\x01\x88\x01\x01\x12\x18\n\x0btemperature\x18\x02 \x01(\x02H\x02\x88\x01\x01\x12\x12\n\x05top_p\x18\x03 \x01(\x02H\x03\x88\x01\x01\x12\x12\n\x05top_k\x18\x04 \x01(\rH\x04\x88\x01\x01\x12\x11\n\x04seed\x18\x05 \x01(\x04H\x05\x88\x01\x01\x12\x0c\n\x04stop\x18\x06 \x03(\t\x12\x12\n\x05min_p\x18\x07 \x01(\x02H\x06\x88\x01\x01\x12\x1d\n\x10presence_penalty\x18\x08 \x01(\x02H\x07\x88\x01\x01\x12\x1e\n\x11\x66requency_penalty\x18\t \x01(\x02H\x08\x88\x01\x01\x12\x1f\n\x12repetition_penalty\x18\n \x01(\x02H\t\x88\x01\x01\x12\x33\n\nlogit_bias\x18\x0b \x03(\x0b\x32\x1f.vision.Sampling.LogitBiasEntry\x12\x17\n\nmin_tokens\x18\x0c \x01(\rH\n\x88\x01\x01\x12\x16\n\x0estop_token_ids\x18\r \x03(\r\x12\x0e\n\x01n\x18\x0e \x01(\rH\x0b\x88\x01\x01\x12\x15\n\x08logprobs\x18\x0f \x01(\rH\x0c\x88\x01\x01\x12\x15\n\x0bjson_object\x18\x10 \x01(\x08H\x00\x12\x15\n\x0bjson_schema\x18\x11 \x01(\tH\x00\x12\x0f\n\x05regex\x18\x12 \x01(\tH\x00\x12 \n\x06\x63hoice\x18\x13 \x01(\x0b\x32\x0e.vision.ChoiceH\x00\x1a\x30\n\x0eLogitBiasEntry\x12\x0b\n\x03key\x18\x01 \x01(\r\x12\r\n\x05value\x18\x02 \x01(\x02:\x02\x38\x01\x42\x07\n\x05guideB\r\n\x0b_max_tokensB\x0e\n\x0c_temperatureB\x08\n\x06_top_pB\x08\n\x06_top_kB\x07\n\x05_seedB\x08\n\x06_min_pB\x13\n\x11_presence_penaltyB\x14\n\x12_frequency_penaltyB\x15\n\x13_repetition_penaltyB\r\n\x0b_min_tokensB\x04\n\x02_nB\x0b\n\t_logprobs\"\x17\n\x06\x43hoice\x12\r\n\x05texts\x18\x01 \x03(\t\"\xd7\x01\n\x0eVisionResponse\x12\x0c\n\x04text\x18\x01 \x01(\t\x12+\n\rfinish_reason\x18\x02 \x01(\x0e\x32\x14.vision.FinishReason\x12\x1c\n\x05usage\x18\x03 \x01(\x0b\x32\r.vision.Usage\x12\r\n\x05model\x18\x04 \x01(\t\x12\r\n\x05index\x18\x05 \x01(\r\x12&\n\x08logprobs\x18\x06 \x03(\x0b\x32\x14.vision.TokenLogprob\x12&\n\x06others\x18\x07 \x03(\x0b\x32\x16.vision.VisionResponse\"p\n\x0cTokenLogprob\x12\x10\n\x08token_id\x18\x01 \x01(\r\x12\x0f\n\x07logprob\x18\x02 \x01(\x02\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\x12\x0c\n\x04text\x18\x04 \x01(\t\x12!\n\x03top\x18\x05 \x03(\x0b\x32\x14.vision.TokenLogprob\"{\n\x05Usage\x12\x15\n\rprompt_tokens\x18\x01 \x01(\r\x12\x13\n\x0btext_tokens\x18\x02 \x01(\r\x12\x14\n\x0cimage_tokens\x18\x03 \x01(\r\x12\x19\n\x11\x63ompletion_tokens\x18\x04 \x01(\r\x12\x15\n\rcached_tokens\x18\x05 \x01(\r\"\xbf\x01\n\nTokenCount\x12\x15\n\rprompt_tokens\x18\x01 \x01(\r\x12\x13\n\x0btext_tokens\x18\x02 \x01(\r\x12\x14\n\x0cimage_tokens\x18\x03 \x01(\r\x12\x1a\n\x12max_context_tokens\x18\x04 \x01(\r\x12\x12\n\nmax_tokens\x18\x05 \x01(\r\x12\x0c\n\x04\x66its\x18\x06 \x01(\x08\x12\"\n\x06images\x18\x07 \x03(\x0b\x32\x12.vision.ImageCount\x12\r\n\x05model\x18\x08 \x01(\t\"J\n\nImageCount\x12\x0e\n\x06tokens\x18\x01 \x01(\r\x12\r\n\x05tiles\x18\x02 \x01(\r\x12\r\n\x05width\x18\x03 \x01(\r\x12\x0e\n\x06height\x18\x04 \x01(\r\"\x13\n\x11ListModelsRequest\"3\n\x12ListModelsResponse\x12\x1d\n\x06models\x18\x01 \x03(\x0b\x32\r.vision.Model\"U\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06\x65ngine\x18\x02 \x01(\t\x12\x1a\n\x12max_context_tokens\x18\x03 \x01(\r\x12\x12\n\nis_batched\x18\x04 \x01(\x08*P\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\x0f\n\x0bROLE_SYSTEM\x10\x01\x12\r\n\tROLE_USER\x10\x02\x12\x12\n\x0eROLE_ASSISTANT\x10\x03*0\n\x06\x44\x65tail\x12\x16\n\x12\x44\x45TAIL_UNSPECIFIED\x10\x00\x12\x0e\n\nDETAIL_LOW\x10\x01*_\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x01\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x02\x32\x84\x02\n\rVisionService\x12\x35\n\x04\x43hat\x12\x15.vision.VisionRequest\x1a\x16.vision.VisionResponse\x12=\n\nChatStream\x12\x15.vision.VisionRequest\x1a\x16.vision.VisionResponse0\x01\x12\x38\n\x0b\x43ountTokens\x12\x15.vision.VisionRequest\x1a\x12.vision.TokenCount\x12\x43\n\nListModels\x12\x19.vision.ListModelsRequest\x1a\x1a.vision.ListModelsResponseB)\n\x0evlserve.visionP\x01Z\x15vlserve/vision;visionb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,40 +34,42 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._serialized_options = b'\n\016vlserve.visionP\001Z\025vlserve/vision;vision'
   _globals['_SAMPLING_LOGITBIASENTRY']._loaded_options = None
   _globals['_SAMPLING_LOGITBIASENTRY']._serialized_options = b'8\001'
-  _globals['_ROLE']._serialized_start=2075
-  _globals['_ROLE']._serialized_end=2155
-  _globals['_DETAIL']._serialized_start=2157
-  _globals['_DETAIL']._serialized_end=2205
-  _globals['_FINISHREASON']._serialized_start=2207
-  _globals['_FINISHREASON']._serialized_end=2302
+  _globals['_ROLE']._serialized_start=2328
+  _globals['_ROLE']._serialized_end=2408
+  _globals['_DETAIL']._serialized_start=2410
+  _globals['_DETAIL']._serialized_end=2458
+  _globals['_FINISHREASON']._serialized_start=2460
+  _globals['_FINISHREASON']._serialized_end=2555
   _globals['_VISIONREQUEST']._serialized_start=25
-  _globals['_VISIONREQUEST']._serialized_end=208
-  _globals['_MESSAGE']._serialized_start=210
-  _globals['_MESSAGE']._serialized_end=276
-  _globals['_PART']._serialized_start=279
-  _globals['_PART']._serialized_end=440
-  _globals['_SAMPLING']._serialized_start=443
-  _globals['_SAMPLING']._serialized_end=1160
-  _globals['_SAMPLING_LOGITBIASENTRY']._serialized_start=933
-  _globals['_SAMPLING_LOGITBIASENTRY']._serialized_end=981
-  _globals['_CHOICE']._serialized_start=1162
-  _globals['_CHOICE']._serialized_end=1185
-  _globals['_VISIONRESPONSE']._serialized_start=1188
-  _globals['_VISIONRESPONSE']._serialized_end=1403
-  _globals['_TOKENLOGPROB']._serialized_start=1405
-  _globals['_TOKENLOGPROB']._serialized_end=1517
-  _globals['_USAGE']._serialized_start=1519
-  _globals['_USAGE']._serialized_end=1642
-  _globals['_TOKENCOUNT']._serialized_start=1645
-  _globals['_TOKENCOUNT']._serialized_end=1836
-  _globals['_IMAGECOUNT']._serialized_start=1838
-  _globals['_IMAGECOUNT']._serialized_end=1912
-  _globals['_LISTMODELSREQUEST']._serialized_start=1914
-  _globals['_LISTMODELSREQUEST']._serialized_end=1933
-  _globals['_LISTMODELSRESPONSE']._serialized_start=1935
-  _globals['_LISTMODELSRESPONSE']._serialized_end=1986
-  _globals['_MODEL']._serialized_start=1988
-  _globals['_MODEL']._serialized_end=2073
-  _globals['_VISIONSERVICE']._serialized_start=2305
-  _globals['_VISIONSERVICE']._serialized_end=2565
+  _globals['_VISIONREQUEST']._serialized_end=251
+  _globals['_MEDIABOUNDS']._serialized_start=254
+  _globals['_MEDIABOUNDS']._serialized_end=461
+  _globals['_MESSAGE']._serialized_start=463
+  _globals['_MESSAGE']._serialized_end=529
+  _globals['_PART']._serialized_start=532
+  _globals['_PART']._serialized_end=693
+  _globals['_SAMPLING']._serialized_start=696
+  _globals['_SAMPLING']._serialized_end=1413
+  _globals['_SAMPLING_LOGITBIASENTRY']._serialized_start=1186
+  _globals['_SAMPLING_LOGITBIASENTRY']._serialized_end=1234
+  _globals['_CHOICE']._serialized_start=1415
+  _globals['_CHOICE']._serialized_end=1438
+  _globals['_VISIONRESPONSE']._serialized_start=1441
+  _globals['_VISIONRESPONSE']._serialized_end=1656
+  _globals['_TOKENLOGPROB']._serialized_start=1658
+  _globals['_TOKENLOGPROB']._serialized_end=1770
+  _globals['_USAGE']._serialized_start=1772
+  _globals['_USAGE']._serialized_end=1895
+  _globals['_TOKENCOUNT']._serialized_start=1898
+  _globals['_TOKENCOUNT']._serialized_end=2089
+  _globals['_IMAGECOUNT']._serialized_start=2091
+  _globals['_IMAGECOUNT']._serialized_end=2165
+  _globals['_LISTMODELSREQUEST']._serialized_start=2167
+  _globals['_LISTMODELSREQUEST']._serialized_end=2186
+  _globals['_LISTMODELSRESPONSE']._serialized_start=2188
+  _globals['_LISTMODELSRESPONSE']._serialized_end=2239
+  _globals['_MODEL']._serialized_start=2241
+  _globals['_MODEL']._serialized_end=2326
+  _globals['_VISIONSERVICE']._serialized_start=2558
+  _globals['_VISIONSERVICE']._serialized_end=2818
 # @@protoc_insertion_point(module_scope)

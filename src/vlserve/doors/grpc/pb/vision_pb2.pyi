@@ -35,13 +35,14 @@ FINISH_REASON_STOP: FinishReason
 FINISH_REASON_LENGTH: FinishReason
 
 class VisionRequest(_message.Message):
-    __slots__ = ("image", "prompt", "model", "messages", "sampling", "image_url", "detail")
+    __slots__ = ("image", "prompt", "model", "messages", "sampling", "image_url", "media_bounds", "detail")
     IMAGE_FIELD_NUMBER: _ClassVar[int]
     PROMPT_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
     MESSAGES_FIELD_NUMBER: _ClassVar[int]
     SAMPLING_FIELD_NUMBER: _ClassVar[int]
     IMAGE_URL_FIELD_NUMBER: _ClassVar[int]
+    MEDIA_BOUNDS_FIELD_NUMBER: _ClassVar[int]
     DETAIL_FIELD_NUMBER: _ClassVar[int]
     image: bytes
     prompt: str
@@ -49,8 +50,21 @@ class VisionRequest(_message.Message):
     messages: _containers.RepeatedCompositeFieldContainer[Message]
     sampling: Sampling
     image_url: str
+    media_bounds: MediaBounds
     detail: Detail
-    def __init__(self, image: _Optional[bytes] = ..., prompt: _Optional[str] = ..., model: _Optional[str] = ..., messages: _Optional[_Iterable[_Union[Message, _Mapping]]] = ..., sampling: _Optional[_Union[Sampling, _Mapping]] = ..., image_url: _Optional[str] = ..., detail: _Optional[_Union[Detail, str]] = ...) -> None: ...
+    def __init__(self, image: _Optional[bytes] = ..., prompt: _Optional[str] = ..., model: _Optional[str] = ..., messages: _Optional[_Iterable[_Union[Message, _Mapping]]] = ..., sampling: _Optional[_Union[Sampling, _Mapping]] = ..., image_url: _Optional[str] = ..., media_bounds: _Optional[_Union[MediaBounds, _Mapping]] = ..., detail: _Optional[_Union[Detail, str]] = ...) -> None: ...
+
+class MediaBounds(_message.Message):
+    __slots__ = ("max_images", "max_image_bytes", "max_image_pixels", "max_video_frames")
+    MAX_IMAGES_FIELD_NUMBER: _ClassVar[int]
+    MAX_IMAGE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    MAX_IMAGE_PIXELS_FIELD_NUMBER: _ClassVar[int]
+    MAX_VIDEO_FRAMES_FIELD_NUMBER: _ClassVar[int]
+    max_images: int
+    max_image_bytes: int
+    max_image_pixels: int
+    max_video_frames: int
+    def __init__(self, max_images: _Optional[int] = ..., max_image_bytes: _Optional[int] = ..., max_image_pixels: _Optional[int] = ..., max_video_frames: _Optional[int] = ...) -> None: ...
 
 class Message(_message.Message):
     __slots__ = ("role", "parts")
