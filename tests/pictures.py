@@ -13,6 +13,8 @@ from vlserve.media.room import image
 
 SIZE = (37, 23)
 Pixels = npt.NDArray[np.uint8]
+# Decoders differ in how they enlarge halved colours.
+EXACT_AVIF: dict[str, Any] = {"quality": 100, "subsampling": "4:4:4", "speed": 10}
 
 
 def scene(size: tuple[int, int] = SIZE, num_bands: int = 3) -> Pixels:
@@ -37,10 +39,12 @@ def _oriented(kind: str, orientation: int) -> bytes:
     exif = Image.Exif()
     exif[0x0112] = orientation
     picture = Image.fromarray(scene((16, 24)))
-    options: dict[str, Any] = {"quality": 95} if kind == "JPEG" else {}
-    if kind == "WEBP":
-        options = {"lossless": True}
-    return encoded(picture, kind, exif=exif, **options)
+    options: dict[str, dict[str, Any]] = {
+        "JPEG": {"quality": 95},
+        "WEBP": {"lossless": True},
+        "AVIF": EXACT_AVIF,
+    }
+    return encoded(picture, kind, exif=exif, **options.get(kind, {}))
 
 
 def kinds() -> dict[str, bytes]:
@@ -83,6 +87,10 @@ def kinds() -> dict[str, bytes]:
         "webp animated": encoded(
             rgb, "WEBP", save_all=True, lossless=True, append_images=[frames[1].convert("RGB")]
         ),
+        "mpo": encoded(rgb, "MPO", quality=90, save_all=True, append_images=[rgb.rotate(180)]),
+        "avif": encoded(rgb, "AVIF", **EXACT_AVIF),
+        "avif rgba": encoded(rgba, "AVIF", **EXACT_AVIF),
+        "avif grey": encoded(grey, "AVIF", **EXACT_AVIF),
         "tiff rgb": encoded(rgb, "TIFF"),
         "tiff rgba": encoded(rgba, "TIFF"),
         "tiff lzw": encoded(rgb, "TIFF", compression="tiff_lzw"),
@@ -101,7 +109,7 @@ def kinds() -> dict[str, bytes]:
         ),
         "tiff pages": encoded(rgb, "TIFF", save_all=True, append_images=[rgba.convert("RGB")]),
     }
-    for kind in ("PNG", "JPEG", "WEBP", "TIFF"):
+    for kind in ("PNG", "JPEG", "WEBP", "TIFF", "AVIF"):
         for orientation in range(1, 9):
             files[f"{kind.lower()} orientation {orientation}"] = _oriented(kind, orientation)
     for size in ((1, 1), (1, 500), (500, 1), (3, 2), (640, 481)):

@@ -22,7 +22,7 @@ MAX_PIXELS = 1_000_000
 # What no file here may reach: a process has 25 MB of its own beside it.
 SMALL = Bounds(memory_bytes=100 << 20, clock_s=5.0, processor_s=2)
 OURS = (
-    "is not a picture in one of PNG, JPEG, WEBP, GIF, BMP, TIFF",
+    "is not a picture in one of PNG, JPEG, WEBP, GIF, BMP, TIFF, AVIF",
     "is a picture that is damaged or cut short",
     "has a sample format that is not supported",
     "has no pixels",

@@ -19,11 +19,12 @@ from vlserve.media.room import image
 MAX_PIXELS = 1_000_000
 KINDS = pictures.kinds()
 BITMAPS = pictures.bitmaps()
+TAKEN = "a picture in one of PNG, JPEG, WEBP, GIF, BMP, TIFF, AVIF"
 TEXTS = {
     "has no pixels",
     "has more than 1000000 pixels",
     "has a sample format that is not supported",
-    "is not a picture in one of PNG, JPEG, WEBP, GIF, BMP, TIFF",
+    f"is not {TAKEN}",
     "is a picture that is damaged or cut short",
 }
 # What Pillow says about odd files is not what is tested: the server runs with Python's own filters.
@@ -184,8 +185,7 @@ def png_claiming(width: int, height: int) -> bytes:
 
 REFUSED = {
     "text": b"this is no picture at all, only a text",
-    "svg": b'<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"/>',
-    "pdf": b"%PDF-1.7\n1 0 obj\n<<>>\nendobj\n",
+    "an ftyp without a size": b"\0\0\0\0ftyp",
     "ppm": b"P6 2 2 255\n" + bytes(12),
     "ico": pictures.encoded(Image.new("RGB", (16, 16)), "ICO"),
     "eps": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n",
@@ -204,6 +204,24 @@ def test_what_is_no_picture_is_refused(name: str) -> None:
     assert refusal(REFUSED[name]) in TEXTS
 
 
+FOREIGN = {
+    "heic": ("HEIC", b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(40)),
+    "heif that says heic last": ("HEIC", b"\0\0\0\x18ftypmif1\0\0\0\0mif1heix" + bytes(40)),
+    "jp2": ("JPEG 2000", pictures.encoded(Image.new("RGB", (9, 9)), "JPEG2000")),
+    "j2k": ("JPEG 2000", pictures.encoded(Image.new("RGB", (9, 9)), "JPEG2000", no_jp2=True)),
+    "jxl": ("JPEG XL", b"\0\0\0\x0cJXL \r\n\x87\n" + bytes(40)),
+    "jxl without boxes": ("JPEG XL", b"\xff\x0a" + bytes(40)),
+    "pdf": ("PDF", b"%PDF-1.7\n1 0 obj\n<<>>\nendobj\n"),
+    "svg": ("SVG", b'<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"/>'),
+}
+
+
+@pytest.mark.parametrize("kind", FOREIGN)
+def test_a_format_that_people_send_is_refused_by_its_name(kind: str) -> None:
+    name, data = FOREIGN[kind]
+    assert refusal(data) == f"is {name}: must be {TAKEN}"
+
+
 @pytest.mark.parametrize("size", [(1001, 1000), (13000, 13000), (65500, 65500), (2**31 - 1, 1)])
 def test_too_many_pixels_are_refused_by_the_header(size: tuple[int, int]) -> None:
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -211,7 +229,7 @@ def test_too_many_pixels_are_refused_by_the_header(size: tuple[int, int]) -> Non
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 8 * 1024
 
 
-@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF"])
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF"])
 def test_the_bound_holds_in_every_format(kind: str) -> None:
     data = pictures.encoded(Image.new("RGB", (100, 101)), kind)
     assert picture.decoded(data, 10_100).shape[0] == 101
@@ -229,6 +247,7 @@ TRUNCATED = [
     *("png rgb", "png rgba", "png grey 16", "png palette tRNS bytes", "png rgb interlaced"),
     *("jpeg", "jpeg progressive", "jpeg grey", "webp lossless", "webp lossy", "webp rgba"),
     *("gif", "gif animated", "tiff rgb", "tiff lzw", "tiff jpeg", "bmp rgb", "bmp palette"),
+    *("avif", "avif rgba", "mpo"),
 ]
 
 

@@ -22,7 +22,7 @@ from vlserve.media.wire import Bounds
 
 MAX_PIXELS = 1_000_000
 DAMAGED = "is a video that is damaged or cut short"
-NOT_ONE = "is not a video in one of MP4, WebM, AVI, MPEG-TS, GIF, APNG, WebP"
+NOT_ONE = "is not a video in one of MP4, WebM, AVI, MPEG-TS, GIF, APNG, WebP, AVIF"
 KINDS: dict[str, dict[str, Any]] = {
     "mp4 h264": {},
     "mp4 h264 fast start": {"options": {"movflags": "faststart"}},
@@ -42,7 +42,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "mpegts h264": {"container": "mpegts"},
     "mpegts mpeg2": {"container": "mpegts", "codec": "mpeg2video", "rate": 25},
 }
-ANIMATIONS = ("GIF", "PNG", "WEBP")
+ANIMATIONS = ("GIF", "PNG", "WEBP", "AVIF")
 
 
 @pytest.fixture(autouse=True)
