@@ -23,7 +23,6 @@ from vlserve.settings import (
     Settings,
 )
 
-
 NUM_CONTROL = 20  # URLs, all of them quick to reach where nothing is in the way
 
 
