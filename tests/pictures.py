@@ -107,7 +107,7 @@ def kinds() -> dict[str, bytes]:
         "tiff tiled": pyvips.Image.new_from_array(scene((300, 200))).tiffsave_buffer(
             tile=True, tile_width=64, tile_height=64
         ),
-        "tiff pages": encoded(rgb, "TIFF", save_all=True, append_images=[rgba.convert("RGB")]),
+        "tiff pages": encoded(rgb, "TIFF", save_all=True, append_images=[rgb.rotate(180)]),
     }
     for kind in ("PNG", "JPEG", "WEBP", "TIFF", "AVIF"):
         for orientation in range(1, 9):
@@ -128,6 +128,32 @@ def bitmaps() -> dict[str, tuple[bytes, Pixels]]:
         f"bmp {name}": (encoded(form, "BMP"), np.asarray(form.convert("RGB")))
         for name, form in forms.items()
     }
+
+
+def profiled() -> dict[str, tuple[bytes, Pixels]]:
+    """Pictures whose colours are another space's, its profile in the file, and their pixels by
+    libvips, which follows it."""
+    p3 = pyvips.Image.new_from_array(scene()).icc_transform("p3", input_profile="srgb")
+    cmyk = pyvips.Image.new_from_array(scene()).icc_transform("cmyk", input_profile="srgb")
+    files = {
+        "png p3": p3.pngsave_buffer(),
+        "tiff p3": p3.tiffsave_buffer(),
+        "webp p3": p3.webpsave_buffer(lossless=True),
+        "jpeg cmyk profile": cmyk.jpegsave_buffer(Q=100),
+    }
+    return {name: (data, _followed(data)) for name, data in files.items()}
+
+
+def _followed(data: bytes) -> Pixels:
+    picture = pyvips.Image.new_from_buffer(data, "")
+    followed = picture.icc_transform("srgb", embedded=True, intent="perceptual")
+    return np.asarray(followed.numpy())
+
+
+def odd() -> dict[str, tuple[bytes, Pixels]]:
+    """All that is odd but valid, by name: a file, and its pixels as another decoder has them."""
+    agreed = {name: (data, second_opinion(data)) for name, data in kinds().items()}
+    return agreed | bitmaps() | profiled()
 
 
 def second_opinion(data: bytes) -> Pixels:

@@ -1,7 +1,6 @@
 """Bytes -> pixels: the same as a second decoder's, and nothing but a refusal of ours."""
 
 import hashlib
-import io
 import resource
 import struct
 import zlib
@@ -47,20 +46,6 @@ def difference(one: pictures.Pixels, two: pictures.Pixels) -> int:
     return int(np.abs(one.astype(int) - two.astype(int)).max())
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_pixels_equal_those_of_a_second_decoder(kind: str) -> None:
-    pixels = load(KINDS[kind])
-    assert pixels.dtype == np.uint8
-    assert pixels.flags.c_contiguous
-    assert difference(pixels, pictures.second_opinion(KINDS[kind])) <= 2
-
-
-@pytest.mark.parametrize("kind", BITMAPS)
-def test_pixels_of_a_bitmap(kind: str) -> None:
-    data, expected = BITMAPS[kind]
-    assert difference(load(data), expected) == 0
-
-
 def test_lossless_colours_come_through_exactly() -> None:
     for kind in ("png rgb", "webp lossless", "tiff lzw", "png rgb interlaced"):
         assert difference(load(KINDS[kind]), pictures.scene()) == 0
@@ -104,34 +89,6 @@ def test_ycck_is_read_as_cmyk() -> None:
     patches = pyvips.Image.black(16, 16, bands=4).linear(1, [0, 255, 255, 0])
     data = patches.cast("uchar").copy(interpretation="cmyk").jpegsave_buffer(Q=100)
     assert difference(load(data), np.full((16, 16, 3), (255, 0, 0), np.uint8)) <= 3
-
-
-def wide_gamut(kind: str) -> bytes:
-    """The scene in the P3 colour space, its profile in the file."""
-    p3 = pyvips.Image.new_from_array(pictures.scene()).icc_transform("p3", input_profile="srgb")
-    return bytes(p3.write_to_buffer(f".{kind}[strip=false]"))
-
-
-@pytest.mark.parametrize("kind", ["png", "tif"])
-def test_a_profile_is_followed(kind: str) -> None:
-    data = wide_gamut(kind)
-    taken_raw = np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
-    followed = load(data)
-    reference = pyvips.Image.new_from_buffer(data, "").icc_transform(
-        "srgb", embedded=True, intent="perceptual"
-    )
-    assert difference(taken_raw, followed) > 20
-    assert difference(followed, reference.numpy()) <= 2
-
-
-def test_a_cmyk_profile_is_followed() -> None:
-    source = pyvips.Image.new_from_array(pictures.scene())
-    cmyk = source.icc_transform("cmyk", input_profile="srgb")
-    data = cmyk.jpegsave_buffer(Q=100)
-    reference = pyvips.Image.new_from_buffer(data, "").icc_transform(
-        "srgb", embedded=True, intent="perceptual"
-    )
-    assert difference(load(data), reference.numpy()) <= 2
 
 
 @pytest.mark.parametrize("profile", [b"no profile", b"\0" * 200])
