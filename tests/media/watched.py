@@ -1,10 +1,17 @@
-"""What a process that decodes has used, as the kernel counts it."""
+"""What a process that decodes has used, as the kernel counts it, and how it ends."""
 
+import asyncio
+import time
 from pathlib import Path
+from typing import Final
 
-from vlserve.media.decoders import Decoders
+from tests import pictures
+from vlserve.media.decoders import Decoders, Encoded
+from vlserve.media.errors import Refused
+from vlserve.media.wire import Bounds
 
-_FORGET = "5"  # what the kernel takes for: the most is what is there now
+_FORGET: Final = "5"  # what the kernel takes for: the most is what is there now
+_END_S: Final = 2.0
 
 
 class Watched:
@@ -31,8 +38,40 @@ class Watched:
         """The time that it had a processor for, s."""
         return int(self._read("schedstat").split()[0]) / 1e9
 
+    async def is_gone(self) -> bool:
+        """Whether it ends soon."""
+        for _ in range(int(_END_S * 100)):
+            if not self._is_there():
+                return True
+            await asyncio.sleep(0.01)
+        return False
+
+    def _is_there(self) -> bool:
+        return Path(f"/proc/{self.pid}").exists()
+
     def _read(self, name: str) -> str:
         try:
             return Path(f"/proc/{self.pid}/{name}").read_text()
         except FileNotFoundError:
             raise ProcessLookupError from None
+
+
+async def ended_late(what: Encoded, bounds: Bounds) -> tuple[str, float, bool]:
+    """What is said of a file in a room of its own, after how many seconds, and whether the process
+    was killed and a picture that comes after it is decoded all the same."""
+    room = Decoders(1, bounds)
+    try:
+        small = Encoded(pictures.kinds()["png 1x1"], 1)
+        await room.frames(small)
+        watched = Watched(room)
+        begin_s = time.monotonic()
+        said = ""
+        try:
+            await room.frames(what)
+        except Refused as refused:
+            said = str(refused)
+        taken_s = time.monotonic() - begin_s
+        is_gone = await watched.is_gone()
+        return said, taken_s, is_gone and len(await room.frames(small)) == 1
+    finally:
+        room.close()
