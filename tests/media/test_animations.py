@@ -38,8 +38,8 @@ async def test_many_frames(kind: str) -> None:
     said, taken_s, is_killed = await ended_late(Encoded(large, MAX_PIXELS, max_frames=8), SHORT)
     print(
         f"rows 16 and 23, {kind} of {NUM} frames, {len(large) >> 10} KiB: tried 4, held 4; the"
-        f" first after {first_s * 1e3:.0f} ms of a processor, memory {peak_mib:.0f} MiB at most; as a"
-        f" video told after {taken_s:.2f} s that it {said}"
+        f" first after {first_s * 1e3:.0f} ms of a processor, memory {peak_mib:.0f} MiB at most; as"
+        f" a video told after {taken_s:.2f} s that it {said}"
     )
     assert peak_mib <= MAX_MIB
     assert (said, is_killed) == ("takes too long to decode", True)
