@@ -13,6 +13,8 @@ from vlserve.media.room import image
 
 SIZE = (37, 23)
 Pixels = npt.NDArray[np.uint8]
+# Decoders differ in how they enlarge halved colours.
+EXACT_AVIF: dict[str, Any] = {"quality": 100, "subsampling": "4:4:4", "speed": 10}
 
 
 def scene(size: tuple[int, int] = SIZE, num_bands: int = 3) -> Pixels:
@@ -37,10 +39,12 @@ def _oriented(kind: str, orientation: int) -> bytes:
     exif = Image.Exif()
     exif[0x0112] = orientation
     picture = Image.fromarray(scene((16, 24)))
-    options: dict[str, Any] = {"quality": 95} if kind == "JPEG" else {}
-    if kind == "WEBP":
-        options = {"lossless": True}
-    return encoded(picture, kind, exif=exif, **options)
+    options: dict[str, dict[str, Any]] = {
+        "JPEG": {"quality": 95},
+        "WEBP": {"lossless": True},
+        "AVIF": EXACT_AVIF,
+    }
+    return encoded(picture, kind, exif=exif, **options.get(kind, {}))
 
 
 def kinds() -> dict[str, bytes]:
@@ -83,6 +87,10 @@ def kinds() -> dict[str, bytes]:
         "webp animated": encoded(
             rgb, "WEBP", save_all=True, lossless=True, append_images=[frames[1].convert("RGB")]
         ),
+        "mpo": encoded(rgb, "MPO", quality=90, save_all=True, append_images=[rgb.rotate(180)]),
+        "avif": encoded(rgb, "AVIF", **EXACT_AVIF),
+        "avif rgba": encoded(rgba, "AVIF", **EXACT_AVIF),
+        "avif grey": encoded(grey, "AVIF", **EXACT_AVIF),
         "tiff rgb": encoded(rgb, "TIFF"),
         "tiff rgba": encoded(rgba, "TIFF"),
         "tiff lzw": encoded(rgb, "TIFF", compression="tiff_lzw"),
@@ -99,9 +107,9 @@ def kinds() -> dict[str, bytes]:
         "tiff tiled": pyvips.Image.new_from_array(scene((300, 200))).tiffsave_buffer(
             tile=True, tile_width=64, tile_height=64
         ),
-        "tiff pages": encoded(rgb, "TIFF", save_all=True, append_images=[rgba.convert("RGB")]),
+        "tiff pages": encoded(rgb, "TIFF", save_all=True, append_images=[rgb.rotate(180)]),
     }
-    for kind in ("PNG", "JPEG", "WEBP", "TIFF"):
+    for kind in ("PNG", "JPEG", "WEBP", "TIFF", "AVIF"):
         for orientation in range(1, 9):
             files[f"{kind.lower()} orientation {orientation}"] = _oriented(kind, orientation)
     for size in ((1, 1), (1, 500), (500, 1), (3, 2), (640, 481)):
@@ -120,6 +128,32 @@ def bitmaps() -> dict[str, tuple[bytes, Pixels]]:
         f"bmp {name}": (encoded(form, "BMP"), np.asarray(form.convert("RGB")))
         for name, form in forms.items()
     }
+
+
+def profiled() -> dict[str, tuple[bytes, Pixels]]:
+    """Pictures whose colours are another space's, its profile in the file, and their pixels by
+    libvips, which follows it."""
+    p3 = pyvips.Image.new_from_array(scene()).icc_transform("p3", input_profile="srgb")
+    cmyk = pyvips.Image.new_from_array(scene()).icc_transform("cmyk", input_profile="srgb")
+    files = {
+        "png p3": p3.pngsave_buffer(),
+        "tiff p3": p3.tiffsave_buffer(),
+        "webp p3": p3.webpsave_buffer(lossless=True),
+        "jpeg cmyk profile": cmyk.jpegsave_buffer(Q=100),
+    }
+    return {name: (data, _followed(data)) for name, data in files.items()}
+
+
+def _followed(data: bytes) -> Pixels:
+    picture = pyvips.Image.new_from_buffer(data, "")
+    followed = picture.icc_transform("srgb", embedded=True, intent="perceptual")
+    return np.asarray(followed.numpy())
+
+
+def odd() -> dict[str, tuple[bytes, Pixels]]:
+    """All that is odd but valid, by name: a file, and its pixels as another decoder has them."""
+    agreed = {name: (data, second_opinion(data)) for name, data in kinds().items()}
+    return agreed | bitmaps() | profiled()
 
 
 def second_opinion(data: bytes) -> Pixels:

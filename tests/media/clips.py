@@ -2,7 +2,7 @@
 
 import io
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from PIL import Image
 
 Pixels = npt.NDArray[np.uint8]
 SIZE = (64, 48)
+ANIMATIONS = ("GIF", "PNG", "WEBP", "AVIF")
 BITS = 8  # a frame's number, each bit a black or white column
 
 
@@ -67,9 +68,25 @@ def video(
 
 
 def animation(kind: str, num_frames: int = 30, size: tuple[int, int] = SIZE) -> bytes:
-    """A GIF, PNG or WEBP whose frames say their numbers."""
+    """A GIF, PNG, WEBP or AVIF whose frames say their numbers."""
     frames = [Image.fromarray(frame(i, size)) for i in range(num_frames)]
     file = io.BytesIO()
     how: dict[str, Any] = {"lossless": True} if kind == "WEBP" else {}
     frames[0].save(file, kind, save_all=True, append_images=frames[1:], duration=100, **how)
     return file.getvalue()
+
+
+def boxes(data: bytes, kind: bytes) -> Iterator[int]:
+    """Where the body of each box of that kind begins."""
+    at = data.find(kind)
+    while at >= 0:
+        yield at + 4
+        at = data.find(kind, at + 4)
+
+
+def patched(data: bytes, kind: bytes, offset: int, value: bytes) -> bytes:
+    """`value` at that offset in the body of each box of that kind."""
+    changed = bytearray(data)
+    for at in boxes(data, kind):
+        changed[at + offset : at + offset + len(value)] = value
+    return bytes(changed)

@@ -19,9 +19,9 @@ ROOT = Path(__file__).parents[2]
 PROXIES = {"HTTP_PROXY": "http://127.0.0.1:81", "http_proxy": "http://127.0.0.1:81"}
 
 
-def trial(*arguments: str) -> dict[str, Any]:
+def trial(*arguments: str, module: str = "web") -> dict[str, Any]:
     result = subprocess.run(
-        ["unshare", "-rn", sys.executable, "-m", "tests.media.web", *arguments],
+        ["unshare", "-rn", sys.executable, "-m", f"tests.media.{module}", *arguments],
         cwd=ROOT,
         env={"PYTHONPATH": ":".join([*sys.path, str(ROOT)]), "PATH": "/usr/sbin:/usr/bin:/bin"}
         | PROXIES,
@@ -38,7 +38,7 @@ def trial(*arguments: str) -> dict[str, Any]:
 def test_nothing_inside_is_reached() -> None:
     found = trial()
     print(
-        f"hostile tried {found['tried']}, refused {found['refused']}, inside {found['inside']};"
+        f"row 24: tried {found['tried']}, held {found['refused']}, inside {found['inside']};"
         f" good {found['good']} of {len(web.GOOD)}; bodies {found['bodies']} of {len(web.BODIES)}"
     )
     assert found["wrong"] == []
@@ -67,8 +67,32 @@ def test_nothing_inside_is_reached() -> None:
 def test_without_the_guard_the_inside_is_reached() -> None:
     """The control."""
     found = trial("unguarded")
-    print(f"unguarded: hostile tried {found['tried']}, inside {found['inside']}")
+    print(f"row 24, control: tried {found['tried']}, connects inside {found['inside']}")
     assert found["inside"] > 30
+
+
+def test_nothing_inside_is_reached_through_any_door() -> None:
+    """The third column: every other way in which a URL gets in, or something that looks like it."""
+    found = trial(module="web_doors")
+    print(
+        f"row 24, {len(found['ways'])} ways: tried {found['tried']}, held {found['held']},"
+        f" connects inside {found['inside']}, requests there {found['requests']}; {found['ways']}"
+    )
+    assert found["wrong"] == []
+    assert found["tried"] == found["held"] == len(found["ways"]) * len(web.HOSTILE)
+    assert len(found["ways"]) >= 20
+    assert found["inside"] == found["requests"] == 0
+
+
+def test_through_unguarded_doors_the_inside_is_reached() -> None:
+    """The control: every way that is followed gets there."""
+    found = trial("unguarded", module="web_doors")
+    print(
+        f"row 24, {len(found['ways'])} ways, control: tried {found['tried']},"
+        f" held {found['held']}, connects inside {found['inside']},"
+        f" requests there {found['requests']}"
+    )
+    assert all(way["inside"] >= 10 for way in found["ways"].values())
 
 
 @pytest.mark.parametrize("url", ["http://good.example/p.png", "HTTPS://good.example/p.png"])

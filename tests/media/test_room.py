@@ -87,7 +87,7 @@ async def test_an_upload_is_its_tenants_own() -> None:
         (ImageRef(url="data:;base64,!"), "is not base64"),
         (ImageRef(url="file:///etc/passwd"), "must be a data:, sha256:, http: or https: URL"),
         (ImageRef(url="sha256:0"), "is a reference that is not known here: it may have expired"),
-        (ImageRef(b"nothing"), "is not a picture in one of PNG, JPEG, WEBP, GIF, BMP, TIFF"),
+        (ImageRef(b"nothing"), "is not a picture in one of PNG, JPEG, WEBP, GIF, BMP, TIFF, AVIF"),
         (VideoRef(PNG[:50]), "is a video that is damaged or cut short"),
         (VideoRef(PNG, max_frames=9), "must ask for at most 8 frames"),
         (VideoRef(PNG, max_frames=-1), "must ask for at most 8 frames"),

@@ -12,6 +12,8 @@ import json
 import socket
 import subprocess
 import sys
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final
 from urllib.parse import parse_qs, urlsplit
@@ -98,17 +100,18 @@ BODIES: Final = {
 
 @dataclass
 class Web:
-    """What came to the servers."""
+    """What came to the servers, by the address at which it came."""
 
     connects: list[str] = field(default_factory=list)
-    requests: list[str] = field(default_factory=list)
-    num_lookups: int = 0
+    requests: list[tuple[str, str]] = field(default_factory=list)
+    num_rebindings: int = 0
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.connects.append(writer.get_extra_info("sockname")[0])
+        address = writer.get_extra_info("sockname")[0]
+        self.connects.append(address)
         with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
             head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
-            self.requests.append(head)
+            self.requests.append((address, head))
             await self._answer(head.split(" ")[1], writer)
         writer.close()
 
@@ -159,9 +162,9 @@ class Web:
     def addresses(self, host: Any, port: Any, *rest: Any, **options: Any) -> Any:
         """In place of socket.getaddrinfo, for the names of this web."""
         name = host.decode() if isinstance(host, bytes) else host
-        self.num_lookups += 1
         if name == "rebinding.example":  # good when it is asked about, bad when it is used
-            found = ["93.184.216.34"] if self.num_lookups % 2 else ["127.0.0.1"]
+            self.num_rebindings += 1
+            found = ["93.184.216.34"] if self.num_rebindings % 2 else ["127.0.0.1"]
         elif name in NAMES:
             found = NAMES[name]
         else:
@@ -204,17 +207,28 @@ def raise_network() -> None:
         subprocess.run(["ip", *text.split()], check=False, capture_output=True)
 
 
-async def trial(*, is_guarded: bool) -> dict[str, Any]:
-    """Ask for every URL, as a picture and as a video."""
+@asynccontextmanager
+async def up(*, is_guarded: bool) -> AsyncIterator[Web]:
+    """The web, for this process and those that it starts."""
     web = Web()
     socket.getaddrinfo = web.addresses
     if not is_guarded:
         fetch._guarded_socket = lambda address: socket.socket(*address[:3])
-    servers = [
-        await asyncio.start_server(web.serve, host, port)
-        for host in ("0.0.0.0", "::")  # noqa: S104  of this namespace
-        for port in (80, 81)
-    ]
+    async with AsyncExitStack() as closing:
+        for host in ("0.0.0.0", "::"):  # noqa: S104  of this namespace
+            for port in (80, 81):
+                server = await asyncio.start_server(web.serve, host, port)
+                closing.callback(server.close)
+        yield web
+
+
+async def trial(*, is_guarded: bool) -> dict[str, Any]:
+    """Ask for every URL, as a picture and as a video."""
+    async with up(is_guarded=is_guarded) as web:
+        return await _asked(web, is_guarded=is_guarded)
+
+
+async def _asked(web: Web, *, is_guarded: bool) -> dict[str, Any]:
     settings = MediaSettings(fetch_urls=True, fetch_mib=1, fetch_s=1.0)
     room = MediaRoom(settings, LimitSettings())
     wrong: list[str] = []
@@ -255,9 +269,7 @@ async def trial(*, is_guarded: bool) -> dict[str, Any]:
             hosts[url] = error.message
     room.close()
     allowed.close()
-    for server in servers:
-        server.close()
-    lines = [line.lower() for head in web.requests for line in head.split("\r\n")[1:] if line]
+    lines = [line.lower() for _, head in web.requests for line in head.split("\r\n")[1:] if line]
     return {
         "tried": 2 * len(HOSTILE),
         "refused": num_refused,

@@ -11,7 +11,7 @@ from vlserve.describe.errors import DescribeError
 from vlserve.errors import invalid
 
 SUFFIXES: Final = frozenset(
-    {".bmp", ".gif", ".jfif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
+    {".avif", ".bmp", ".gif", ".jfif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
 )
 _MISSING: Final = "missing"
 

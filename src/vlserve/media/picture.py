@@ -10,6 +10,7 @@ Decisions, each tested:
 - 16-bit grey is scaled to 8 bits by 255/65535, rounded; 16-bit colour keeps its high byte
 - an ICC profile that fits the picture's colours is followed, any other is ignored
 - an EXIF block that cannot be read is ignored: it says nothing about the pixels
+- HEIC, JPEG 2000 and other formats that people do send are refused by their name
 """
 
 import io
@@ -20,14 +21,25 @@ from typing import Final
 
 import numpy as np
 import numpy.typing as npt
+from PIL import AvifImagePlugin, ImageCms, ImageFile, TiffImagePlugin, UnidentifiedImageError
 from PIL import Image as Pillow
-from PIL import ImageCms, ImageFile, TiffImagePlugin, UnidentifiedImageError
 
 from vlserve.media.errors import Refused
 
 Pixels = npt.NDArray[np.uint8]
 
-FORMATS: Final = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
+FORMATS: Final = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
+# Formats that are not taken, by what they begin with.
+_FOREIGN: Final = {
+    b"\0\0\0\x0cjP  ": "JPEG 2000",
+    b"\xff\x4f\xff\x51": "JPEG 2000",
+    b"\0\0\0\x0cJXL ": "JPEG XL",
+    b"\xff\x0a": "JPEG XL",
+    b"%PDF-": "PDF",
+    b"<svg": "SVG",
+}
+_HEIC_BRANDS: Final = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs")
+_MAX_BRANDS_END: Final = 64
 
 _ORIENTATION: Final = 0x0112
 _TURNS: Final = {
@@ -45,6 +57,8 @@ _WHITE: Final = (255, 255, 255)
 # Filters are per process, not per thread, so this one is set once. A picture above Pillow's own
 # bound (about 89 million pixels) is an error wherever Pillow notices it, not a line in a log.
 warnings.filterwarnings("error", category=Pillow.DecompressionBombWarning)
+# Without it AVIF takes a thread for each processor, and each of them address space.
+AvifImagePlugin.DEFAULT_MAX_THREADS = 1
 
 
 def num_pixels(data: bytes, max_pixels: int) -> int:
@@ -90,8 +104,6 @@ def _damage_refused(max_pixels: int) -> Iterator[None]:
         raise
     except (Pillow.DecompressionBombWarning, Pillow.DecompressionBombError):
         raise _too_large(max_pixels) from None
-    except UnidentifiedImageError:
-        raise Refused(f"is not a picture in one of {', '.join(FORMATS)}") from None
     except Exception:  # a broken file makes Pillow raise nearly anything
         raise Refused("is a picture that is damaged or cut short") from None
 
@@ -102,12 +114,31 @@ def _too_large(max_pixels: int) -> Refused:
 
 def _opened(data: bytes, max_pixels: int) -> ImageFile.ImageFile:
     """The first frame as it is stored, judged by its header and not decoded yet."""
-    picture = Pillow.open(io.BytesIO(data), formats=FORMATS)
+    try:
+        picture = Pillow.open(io.BytesIO(data), formats=FORMATS)
+    except UnidentifiedImageError:
+        raise _not_taken(data) from None
     if picture.width < 1 or picture.height < 1:
         raise Refused("has no pixels")
     if picture.width * picture.height > max_pixels:
         raise _too_large(max_pixels)
     return picture
+
+
+def _not_taken(data: bytes) -> Refused:
+    taken = f"in one of {', '.join(FORMATS)}"
+    name = "HEIC" if _is_heic(data) else ""
+    for begin, foreign in _FOREIGN.items():
+        name = foreign if data.startswith(begin) else name
+    return Refused(f"is {name}: must be a picture {taken}" if name else f"is not a picture {taken}")
+
+
+def _is_heic(data: bytes) -> bool:
+    """Whether one of a file's brands says so: what it is, and what can read it."""
+    if data[4:8] != b"ftyp":
+        return False
+    brands = data[8 : min(_MAX_BRANDS_END, int.from_bytes(data[:4]))]
+    return any(brands[at : at + 4] in _HEIC_BRANDS for at in range(0, len(brands), 4))
 
 
 def _loaded(data: bytes, max_pixels: int) -> Pillow.Image:

@@ -30,13 +30,13 @@ from PIL import Image as Pillow
 from vlserve.media.errors import Refused
 from vlserve.media.picture import Pixels, as_pixels
 
-FORMATS: Final = ("MP4", "WebM", "AVI", "MPEG-TS", "GIF", "APNG", "WebP")
+FORMATS: Final = ("MP4", "WebM", "AVI", "MPEG-TS", "GIF", "APNG", "WebP", "AVIF")
 CODECS: Final = frozenset(
     {"h264", "hevc", "vp8", "vp9", "av1", "mpeg4", "mjpeg", "mpeg1video", "mpeg2video"}
 )
 MAX_PACKETS: Final = 200_000
 MAX_S: Final = 4 * 3600
-_ANIMATIONS: Final = ("GIF", "PNG", "WEBP")
+_ANIMATIONS: Final = ("GIF", "PNG", "WEBP", "AVIF")
 _TS_PACKET: Final = 188
 _EDGE_PIXELS: Final = 2**18
 _DAMAGED: Final = "is a video that is damaged or cut short"
@@ -90,7 +90,8 @@ def _damage_refused() -> Iterator[None]:
 
 def _is_animation(data: bytes) -> bool:
     is_webp = data[:4] == b"RIFF" and data[8:12] == b"WEBP"
-    return is_webp or data.startswith((b"GIF8", b"\x89PNG\r\n\x1a\n"))
+    is_avif = data[4:12] in (b"ftypavif", b"ftypavis")
+    return is_webp or is_avif or data.startswith((b"GIF8", b"\x89PNG\r\n\x1a\n"))
 
 
 def _too_large(max_pixels: int) -> Refused:
