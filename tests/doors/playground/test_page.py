@@ -1,7 +1,6 @@
 """What a person does on the page, done in Chromium."""
 
 import asyncio
-import base64
 import itertools
 import re
 from contextlib import aclosing
@@ -11,7 +10,7 @@ import pytest
 from playwright.async_api import Page
 
 from tests.doors.grpc.live import png, until
-from tests.doors.playground.browser import Visit, figures
+from tests.doors.playground.browser import Visit, figures, url_of
 from tests.doors.playground.live import served
 from tests.scripted import ScriptedEngine
 from vlserve.types import ChatRequest, Message, Role
@@ -23,11 +22,6 @@ HOLD = ChatRequest((Message(Role.USER, ("hold",)),))
 
 def slow() -> ScriptedEngine:
     return ScriptedEngine(step_s=STEP_S)
-
-
-def url_of(path: Path) -> str:
-    kind = {".png": "png", ".jpg": "jpeg"}[path.suffix]
-    return f"data:image/{kind};base64,{base64.b64encode(path.read_bytes()).decode()}"
 
 
 async def test_a_dropped_picture_is_answered_token_by_token(page: Page, red: Path) -> None:
