@@ -163,7 +163,7 @@ async def run(tool: Tool, options: argparse.Namespace, server: str) -> tuple[str
         head: dict[str, Any] = {
             "date": datetime.now().astimezone().isoformat(timespec="seconds"),
             "run by": shlex.join(["python", "-m", "bench.load_tools", *options.shown]),
-            "commit": commit(),
+            "commit": options.commit,
             "seed": options.seed,
             "cores": os.cpu_count(),
             "tool": _pin(command[0]),
@@ -226,6 +226,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     options.shown = sys.argv[1:]
+    options.commit = commit()  # before a page is written
     sys.exit(not asyncio.run(measure(options)))
 
 
