@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve ask test lint types proto bench bench-doors bench-peers clients faults kills broken-pictures hostile fuzz-http model eval-model
+.PHONY: help setup serve ask test lint types proto bench bench-doors bench-peers clients faults kills broken-pictures hostile fuzz-http load-tools model eval-model
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -80,6 +80,15 @@ $(FUZZ)/.ready: bench/fuzz-requirements.txt
 
 fuzz-http: $(READY) $(FUZZ)/.ready ## 2,000 requests drawn from the OpenAPI document
 	$(BIN)/python -m bench.fuzz_http $(FUZZ)/bin/schemathesis
+
+LOAD := .venv-load
+$(LOAD)/.ready: bench/load-requirements.txt
+	$(PYTHON) -m venv $(LOAD)
+	$(LOAD)/bin/pip install --quiet --requirement bench/load-requirements.txt
+	@touch $@
+
+load-tools: $(READY) $(LOAD)/.ready ## aiperf and guidellm, as they are, with pictures (about three minutes)
+	$(BIN)/python -m bench.load_tools $(LOAD)/bin $(ARGS)
 
 broken-pictures: $(READY) ## pictures cut at every offset and with flipped bits (about a minute)
 	$(BIN)/python -m tests.media.broken

@@ -35,6 +35,7 @@ WHOLE_RUNS = {
     "make clients",
     "make faults",
     "make kills",
+    "make load-tools",
     "make broken-pictures",
     "make model",
     "make eval-model",

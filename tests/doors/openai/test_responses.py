@@ -47,6 +47,19 @@ async def test_a_text() -> None:
     assert (seen.sampling.max_tokens, seen.sampling.temperature) == (9, 0.5)
 
 
+async def test_what_vllm_adds() -> None:
+    """As guidellm asks for an answer of exactly so many tokens."""
+    async with live() as house:
+        exactly = {"max_output_tokens": 9, "ignore_eos": True, "stop": None}
+        for said in (exactly, {"stop": "x"}, {"stop": ["x", "y"], "ignore_eos": False}):
+            assert (await house.post(PATH, {"input": "hello"} | said)).status == 200
+        seen = [request.sampling for request in house.engine.seen]
+        refused = await house.post(PATH, {"input": "hello", "stop": ""})
+    assert [(s.min_tokens, s.max_tokens) for s in seen] == [(9, 9), (0, 200), (0, 200)]
+    assert [s.stop for s in seen] == [(), ("x",), ("x", "y")]
+    assert (refused.status, refused.error["param"]) == (400, "stop")
+
+
 async def test_turns_with_a_picture_and_an_answer_that_comes_back() -> None:
     async with live() as house, house.client() as client:
         turns: Any = [{"role": "user", "content": [PICTURE, text("what is this")]}]

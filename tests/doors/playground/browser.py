@@ -1,6 +1,7 @@
 """Chromium, driven as a person would: what is on the page, what is done to it, what it asks for."""
 
 import asyncio
+import base64
 import json
 import re
 from collections.abc import Iterable
@@ -151,6 +152,12 @@ async def run(*command: str | Path, cwd: Path) -> str:
     out, err = await process.communicate()
     assert process.returncode == 0, err.decode()
     return out.decode()
+
+
+def url_of(path: Path) -> str:
+    """The data: URL in which the page sends a file."""
+    kind = {".png": "image/png", ".jpg": "image/jpeg", ".mp4": "video/mp4"}[path.suffix]
+    return f"data:{kind};base64,{base64.b64encode(path.read_bytes()).decode()}"
 
 
 def figures(notes: str, names: Iterable[str]) -> dict[str, float]:

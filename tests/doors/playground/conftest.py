@@ -10,6 +10,7 @@ from PIL import Image
 from playwright.async_api import Browser, BrowserContext, Page, async_playwright
 
 from tests.doors.grpc.live import png
+from tests.media.clips import video
 from tests.pictures import encoded
 from vlserve.doors.http import server
 
@@ -56,6 +57,14 @@ def red(tmp_path: Path) -> Path:
     """A small picture."""
     path = tmp_path / "red.png"
     path.write_bytes(png())
+    return path
+
+
+@pytest.fixture
+def clip(tmp_path: Path) -> Path:
+    """A short video that the browser plays."""
+    path = tmp_path / "clip.mp4"
+    path.write_bytes(video())
     return path
 
 

@@ -11,6 +11,7 @@ from playwright.async_api import Page
 from tests.doors.playground.browser import Visit, run
 from tests.doors.playground.live import served
 from tests.scripted import ScriptedEngine
+from vlserve.types import Request
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 # What a shell, Python, JSON or a regular expression may misread.
@@ -18,6 +19,15 @@ AWKWARD = 'it\'s "$HOME" `id` $(id) \\ \\n %s {x} </script> \\u00000 é 你 🙂
 
 
 PROGRAMS = {"curl": "bash", "Python": sys.executable, "gRPC": sys.executable}
+NUM_FRAMES = 8
+
+
+def told(request: Request) -> list[list[str]]:
+    """The turns of a request: role, texts, and the digests of pictures."""
+    return [
+        [m.role, *(part if isinstance(part, str) else part.sha256 for part in m.content)]
+        for m in request.messages
+    ]
 
 
 async def answers(visit: Visit, folder: Path, *names: str) -> dict[str, str]:
@@ -34,7 +44,7 @@ async def answers(visit: Visit, folder: Path, *names: str) -> dict[str, str]:
 
 
 async def test_small_pictures_and_all_turns_are_inside(
-    page: Page, red: Path, tmp_path: Path
+    page: Page, red: Path, clip: Path, tmp_path: Path
 ) -> None:
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
@@ -47,8 +57,8 @@ async def test_small_pictures_and_all_turns_are_inside(
         await visit.drop(red)
         await visit.pictures(1)
         await visit.ask(AWKWARD)
-        await visit.drop(red)
-        await visit.pictures(1)
+        await visit.drop(red, clip)
+        await visit.pictures(2)
         answer = await visit.ask(AWKWARD)
         said = await answers(visit, elsewhere)
         assert said == dict.fromkeys(said, answer)
@@ -56,9 +66,8 @@ async def test_small_pictures_and_all_turns_are_inside(
         assert len(others) == 3
         for other in others:
             assert other.sampling == own.sampling
-            assert [(m.role, m.content[-1]) for m in other.messages] == [
-                (m.role, m.content[-1]) for m in own.messages
-            ]
+            assert told(other) == told(own)
+        assert [len(list(m.pictures())) for m in own.messages] == [0, 1, 0, 1 + NUM_FRAMES]
         # What is shown is shorter than what is copied, and no different else.
         shown = await page.locator("[data-code=curl]").text_content() or ""
         copied = await visit.copied("curl")
@@ -68,16 +77,18 @@ async def test_small_pictures_and_all_turns_are_inside(
 
 
 async def test_large_pictures_are_read_from_files_by_name(
-    page: Page, photo: Path, red: Path
+    page: Page, photo: Path, clip: Path
 ) -> None:
     async with served(ScriptedEngine()) as house:
         visit = Visit(page, house.url)
         await visit.open()
-        await visit.drop(photo, red)
+        await visit.drop(photo, clip)
         await visit.pictures(2)
         answer = await visit.ask(AWKWARD)
         said = await answers(visit, photo.parent)
         assert said == dict.fromkeys(said, answer)
+        assert len(house.engine.seen) == 4
+        assert {len(told(request)[0]) for request in house.engine.seen} == {1 + NUM_FRAMES + 2}
         assert len((await visit.copied("curl")).encode()) < 2000
         # A picture that was pasted has no file until it is saved from here.
         async with page.expect_download() as download:

@@ -1,7 +1,6 @@
 """What a person does on the page, done in Chromium."""
 
 import asyncio
-import base64
 import itertools
 import re
 from contextlib import aclosing
@@ -11,7 +10,7 @@ import pytest
 from playwright.async_api import Page
 
 from tests.doors.grpc.live import png, until
-from tests.doors.playground.browser import Visit, figures
+from tests.doors.playground.browser import Visit, figures, url_of
 from tests.doors.playground.live import served
 from tests.scripted import ScriptedEngine
 from vlserve.types import ChatRequest, Message, Role
@@ -23,11 +22,6 @@ HOLD = ChatRequest((Message(Role.USER, ("hold",)),))
 
 def slow() -> ScriptedEngine:
     return ScriptedEngine(step_s=STEP_S)
-
-
-def url_of(path: Path) -> str:
-    kind = {".png": "png", ".jpg": "jpeg"}[path.suffix]
-    return f"data:image/{kind};base64,{base64.b64encode(path.read_bytes()).decode()}"
 
 
 async def test_a_dropped_picture_is_answered_token_by_token(page: Page, red: Path) -> None:
@@ -179,6 +173,31 @@ async def test_stop_ends_the_generation(page: Page) -> None:
         assert house.engine.seen[-1].messages[1].content == (answer,)
 
 
+async def test_what_is_stopped_before_its_first_token_was_not_asked(page: Page, red: Path) -> None:
+    async with served(ScriptedEngine(num_slots=1, step_s=STEP_S)) as house:
+        visit = Visit(page, house.url)
+        await visit.open()
+        async with aclosing(house.service.chat(HOLD)) as other:
+            await anext(other)
+            await visit.drop(red)
+            await visit.pictures(1)
+            await page.locator("#question").fill("first")
+            await page.get_by_role("button", name="Ask").click()
+            await until(lambda: house.service.num_inside == 2)
+            await page.get_by_role("button", name="Stop").click()
+            await until(lambda: house.service.num_inside == 1)
+            assert await visit.answer() == ""
+        assert (await visit.notes()).startswith("stopped")
+        assert await page.locator("article.failed").count() == 1
+        # The question and its picture are back, and the next one is the conversation's first.
+        await visit.pictures(1)
+        assert await page.locator("#question").input_value() == "first"
+        await visit.ask("second")
+        assert await page.locator("article").count() == 1
+        (message,) = house.engine.seen[-1].messages
+        assert message.content[1:] == ("second",)
+
+
 async def test_without_stop_the_generation_goes_on(page: Page) -> None:
     """The control: the engine would not have ended by itself."""
     async with served(slow()) as house:
@@ -249,9 +268,9 @@ async def test_what_is_too_much_is_said_before_it_is_sent(
         visit = Visit(page, house.url)
         await visit.open()
         await visit.drop(notes)
-        assert await visit.alert() == "notes.txt is not a picture."
+        assert await visit.alert() == "notes.txt is neither a picture nor a video."
         await visit.drop(heavy)
-        assert "a request of 1.1 MiB, and this server takes 1 MiB" in await visit.alert()
+        assert "the request has 1.1 MiB, and this server takes 1 MiB" in await visit.alert()
         await visit.drop(red, red)
         await visit.pictures(2)
         await visit.drop(red)

@@ -70,4 +70,9 @@ async def test_the_facts_are_the_settings() -> None:
     assert status == 200
     facts = json.loads(body)
     assert facts.pop("grpc_port") > 0
-    assert facts == {"max_images": 3, "max_message_mib": 64, "default_max_tokens": 50}
+    assert facts == {
+        "max_images": 3,
+        "max_video_frames": 8,
+        "max_message_mib": 64,
+        "default_max_tokens": 50,
+    }

@@ -108,6 +108,11 @@ def given(**values: Any) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value is not None}
 
 
+def stops(said: str | Sequence[str] | None) -> tuple[str, ...]:
+    """The texts that end an answer, said in one of their forms."""
+    return (said,) if isinstance(said, str) else tuple(said or ())
+
+
 def schema_guide(schema: Any) -> Guide:
     """A guide of a JSON schema. Raises ServeError(INVALID_ARGUMENT, field="guide")."""
     try:
@@ -247,7 +252,7 @@ def _sampling(body: ChatCompletionRequest, limits: LimitSettings) -> SamplingPar
         max_tokens = limits.default_max_tokens if body.max_tokens is None else body.max_tokens
     return SamplingParams(
         max_tokens=max_tokens,
-        stop=(body.stop,) if isinstance(body.stop, str) else tuple(body.stop or ()),
+        stop=stops(body.stop),
         stop_token_ids=tuple(body.stop_token_ids or ()),
         logit_bias=_logit_bias(body.logit_bias or {}),
         top_k=_top_k(body.top_k),

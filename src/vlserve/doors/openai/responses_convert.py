@@ -35,7 +35,11 @@ from vlserve.types import (
     SamplingParams,
 )
 
-_FIELDS: Final = {"max_tokens": "max_output_tokens", "guide": "text.format"}
+_FIELDS: Final = {
+    "max_tokens": "max_output_tokens",
+    "min_tokens": "ignore_eos",
+    "guide": "text.format",
+}
 _LOGPROBS: Final = "top_logprobs"
 
 
@@ -180,8 +184,12 @@ def _instructed(instructions: str, turns: list[Message[ImageRef]]) -> list[Messa
 def _sampling(body: ResponseRequest, limits: LimitSettings) -> SamplingParams:
     wants_logprobs = bool(body.include) or body.top_logprobs is not None
     max_tokens = body.max_output_tokens
+    if max_tokens is None:
+        max_tokens = limits.default_max_tokens
     return SamplingParams(
-        max_tokens=limits.default_max_tokens if max_tokens is None else max_tokens,
+        max_tokens=max_tokens,
+        min_tokens=max_tokens if body.ignore_eos else 0,
+        stop=convert.stops(body.stop),
         logprobs=(body.top_logprobs or 0) if wants_logprobs else None,
         guide=_guide(body),
         **convert.given(temperature=body.temperature, top_p=body.top_p),

@@ -14,7 +14,9 @@ from vlserve.doors.openai.schema import (
     InputImagePart,
     JsonObjectFormat,
     JsonSchema,
+    Stop,
     told,
+    told_stop,
 )
 from vlserve.types import MAX_PARTS, MAX_TOP_LOGPROBS
 
@@ -86,6 +88,8 @@ class ResponseRequest(Said):
     temperature: float | None = told("left out: 0, which is greedy", minimum=0, maximum=2)
     top_p: float | None = told("left out: 1, which is off", exclusiveMinimum=0, maximum=1)
     text: TextConfig | None = told("what the answer must be")
+    stop: Stop = told_stop()
+    ignore_eos: bool | None = told("no stop token before max_output_tokens")
     include: list[Literal["message.output_text.logprobs"]] | None = told("log-probabilities")
     top_logprobs: int | None = told(
         "and so many likeliest tokens at each place", minimum=0, maximum=MAX_TOP_LOGPROBS

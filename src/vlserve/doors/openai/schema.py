@@ -36,6 +36,20 @@ def told(text: str, **bounds: Any) -> Any:
     return Field(None, description=text, json_schema_extra=dict(bounds))
 
 
+Stop = Text | list[Text] | None
+
+
+def told_stop() -> Any:
+    """The field of texts that end an answer."""
+    return told(
+        f"each ends the answer and is not part of it; at most {MAX_STOP_STRINGS} of 1 to"
+        f" {MAX_STOP_CHARACTERS} characters",
+        minLength=1,
+        maxLength=MAX_STOP_CHARACTERS,
+        maxItems=MAX_STOP_STRINGS,
+    )
+
+
 def _form(value: object) -> str:
     return "text" if isinstance(value, str) else "object"
 
@@ -188,13 +202,7 @@ class ChatCompletionRequest(Said):
     temperature: float | None = told("left out: 0, which is greedy", minimum=0, maximum=2)
     top_p: float | None = told("left out: 1, which is off", exclusiveMinimum=0, maximum=1)
     n: int | None = told("so many answers", minimum=1, maximum=MAX_ANSWERS)
-    stop: Text | list[Text] | None = told(
-        f"each ends the answer and is not part of it; at most {MAX_STOP_STRINGS} of 1 to"
-        f" {MAX_STOP_CHARACTERS} characters",
-        minLength=1,
-        maxLength=MAX_STOP_CHARACTERS,
-        maxItems=MAX_STOP_STRINGS,
-    )
+    stop: Stop = told_stop()
     seed: int | None = told("makes a sampled answer repeatable", minimum=0, maximum=MAX_SEED)
     presence_penalty: float | None = told(
         "taken off the score of a token that the answer holds", minimum=-2, maximum=2

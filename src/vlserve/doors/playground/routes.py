@@ -21,6 +21,7 @@ POLICY: Final = "; ".join(
         "script-src 'self'",
         "style-src 'self'",
         "img-src 'self'",
+        "media-src blob:",  # the page's own, to show a video that is not yet sent
         "connect-src 'self'",
         "base-uri 'none'",
         "form-action 'none'",
@@ -61,6 +62,7 @@ def routes(limits: LimitSettings, grpc_address: Callable[[], str]) -> APIRouter:
     async def facts() -> dict[str, int]:
         return {
             "max_images": limits.max_images,
+            "max_video_frames": limits.max_video_frames,
             "max_message_mib": limits.max_message_mib,
             "default_max_tokens": limits.default_max_tokens,
             "grpc_port": int(grpc_address().rpartition(":")[2]),

@@ -1,6 +1,10 @@
 // A call, free of any way to send it:
 // { model, system, parameters: { max_completion_tokens?, temperature?, top_p?, seed?, stop? },
-//   turns: [{ question, pictures, answer }] }, where the last turn waits for its answer.
+//   turns: [{ question, pictures, answer }] }, where the last turn waits for its answer. Among the
+// pictures are videos.
+
+/** Whether a file is a video, and no picture. */
+export const isVideo = ({ type }) => type.startsWith("video/");
 
 /** The body of the call to /v1/chat/completions. `urlOf` says what stands for a picture. */
 export function chatBody({ model, system, parameters, turns }, urlOf = ({ url }) => url) {
@@ -16,7 +20,9 @@ export function chatBody({ model, system, parameters, turns }, urlOf = ({ url })
 export function grpcRequest({ model, system, parameters, turns }, dataOf) {
   const messages = system ? [{ role: "ROLE_SYSTEM", parts: [{ text: system }] }] : [];
   for (const { question, pictures, answer } of turns) {
-    const parts = pictures.map((picture) => ({ image: dataOf(picture) }));
+    const parts = pictures.map((picture) => ({
+      [isVideo(picture) ? "video" : "image"]: dataOf(picture),
+    }));
     messages.push({ role: "ROLE_USER", parts: [...parts, { text: question }] });
     if (answer) messages.push({ role: "ROLE_ASSISTANT", parts: [{ text: answer }] });
   }
@@ -27,9 +33,9 @@ export function grpcRequest({ model, system, parameters, turns }, dataOf) {
 
 function chatContent(question, pictures, urlOf) {
   if (!pictures.length) return question;
-  const parts = pictures.map((picture) => ({
-    type: "image_url",
-    image_url: { url: urlOf(picture) },
-  }));
+  const parts = pictures.map((picture) => {
+    const type = isVideo(picture) ? "video_url" : "image_url";
+    return { type, [type]: { url: urlOf(picture) } };
+  });
   return [...parts, { type: "text", text: question }];
 }

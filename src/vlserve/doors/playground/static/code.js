@@ -1,6 +1,7 @@
 // A call as programs that run as they are copied.
 //
-// Small pictures are inside the program: it needs no file, which a pasted picture does not have.
+// Small pictures and videos are inside the program: it needs no file, which what was pasted does
+// not have.
 // Beyond INSIDE_BYTES together that is too much to paste, and each is read from a file of its name.
 
 import { chatBody, grpcRequest } from "./call.js";

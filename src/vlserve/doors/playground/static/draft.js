@@ -1,7 +1,7 @@
-// The question that is being written, and the pictures that will go with it.
+// The question that is being written, and the pictures and videos that will go with it.
 
 import { byId } from "./dom.js";
-import { nameAmong, read, removable, tooMuch } from "./pictures.js";
+import { misfit, nameAmong, read, removable } from "./pictures.js";
 
 export const DEFAULT_QUESTION = "Describe the image";
 
@@ -30,7 +30,7 @@ export class Draft {
     return [...this.#pictures];
   }
 
-  /** Add picture files; those that cannot be sent are named and left out. */
+  /** Add files of pictures and videos; those that cannot be sent are named and left out. */
   add(files) {
     this.added = this.added.then(() => this.#addEach(files));
     return this.added;
@@ -41,10 +41,9 @@ export class Draft {
     for (const file of files) {
       try {
         const others = [...this.#earlier(), ...this.#pictures];
-        const picture = await read(file, nameAmong(others, file.name));
-        const problem = tooMuch([...others, picture], this.#limits);
+        const problem = misfit(file, others, this.#limits);
         if (problem) throw new Error(problem);
-        this.#pictures.push(picture);
+        this.#pictures.push(await read(file, nameAmong(others, file.name)));
       } catch (error) {
         say(error.message);
       }
@@ -109,7 +108,7 @@ export class Draft {
       document.body.classList.remove("dropping");
       const files = [...event.dataTransfer.files];
       if (files.length) this.add(files);
-      else say("That was no file. Save the picture first, or copy and paste it.");
+      else say("That was no file. Save it first, or copy and paste it.");
     });
   }
 }

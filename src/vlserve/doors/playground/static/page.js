@@ -180,12 +180,12 @@ function showCode() {
   const call = shownCall();
   byId("code-note").replaceChildren(
     ...(code.isInside(call)
-      ? ["Runs as it is copied, pictures inside."]
-      : ["Too large to be inside, pictures are read from files: ", ...savable(call), "."]),
+      ? ["Runs as it is copied, files inside."]
+      : ["Too large to be inside, read from files: ", ...savable(call), "."]),
   );
 }
 
-/** The pictures of a call as links that save them, since one that was pasted has no file yet. */
+/** The files of a call as links that save them, since what was pasted has none yet. */
 function savable(call) {
   const links = code
     .picturesOf(call)

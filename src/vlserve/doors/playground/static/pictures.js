@@ -1,19 +1,18 @@
-// Pictures of the draft: read whole and sent as they are; only what is shown of them is small.
+// Pictures and videos of the draft: read whole and sent as they are; only what is shown is small.
 
+import { isVideo } from "./call.js";
 import { make } from "./dom.js";
 
 const MIB = 1024 * 1024;
 const THUMBNAIL_HEIGHT = 192; // twice what the page shows, for screens of double density
 
 /**
- * A picture that can be sent: its `name`, `type` and `size` of its file, `url` (data:), `thumbnail`.
- * Throws Error where the file is none.
+ * What can be sent of a file: its `name`, `type` and `size`, `url` (data:) and `thumbnail`, in which
+ * a video plays. Throws Error where the file cannot be read.
  */
 export async function read(file, name) {
-  if (!file.type.startsWith("image/")) {
-    throw new Error(`${file.name} is not a picture.`);
-  }
-  const [url, thumbnail] = await Promise.all([dataUrl(file), drawn(file, name)]);
+  const shown = isVideo(file) ? player : drawn;
+  const [url, thumbnail] = await Promise.all([dataUrl(file), shown(file, name)]);
   return { name, type: file.type, size: file.size, url, thumbnail };
 }
 
@@ -27,22 +26,28 @@ export function nameAmong(others, name) {
   return free;
 }
 
-/** Why these pictures cannot go into one request, or "" where they can. */
-export function tooMuch(pictures, { max_images, max_message_mib }) {
-  if (pictures.length > max_images) {
-    return `This server takes ${max_images} pictures in a conversation, earlier ones included.`;
+/** Why a file cannot go into one request with the others, or "" where it can. */
+export function misfit(file, others, { max_images, max_video_frames, max_message_mib }) {
+  if (!isVideo(file) && !file.type.startsWith("image/")) {
+    return `${file.name} is neither a picture nor a video.`;
   }
-  const mib = pictures.reduce((sum, { url }) => sum + url.length, 0) / MIB;
+  const all = [...others, file];
+  const count = all.reduce((sum, each) => sum + (isVideo(each) ? max_video_frames : 1), 0);
+  if (count > max_images) {
+    const videos = all.some(isVideo) ? ` A video counts as ${max_video_frames}.` : "";
+    return `This server takes ${max_images} pictures in a conversation, earlier ones included.${videos}`;
+  }
+  const mib = all.reduce((sum, { size }) => sum + (4 / 3) * size, 0) / MIB;
   if (mib >= max_message_mib) {
     return (
-      `These pictures make a request of ${mib.toFixed(1)} MiB, and this server takes ` +
-      `${max_message_mib} MiB. They are sent as they are, a third larger for being text.`
+      `With ${file.name} the request has ${mib.toFixed(1)} MiB, and this server takes ` +
+      `${max_message_mib} MiB. Files are sent as they are, a third larger for being text.`
     );
   }
   return "";
 }
 
-/** A thumbnail with a button that takes the picture out of the draft again. */
+/** A thumbnail with a button that takes it out of the draft again. */
 export function removable(picture, onRemove) {
   const remove = make("button", { type: "button", class: "remove", onclick: onRemove }, "×");
   remove.ariaLabel = `Remove ${picture.name}`;
@@ -64,17 +69,24 @@ async function drawn(file, name) {
       resizeHeight: THUMBNAIL_HEIGHT,
       resizeQuality: "high",
     });
-    const canvas = make("canvas", { width: bitmap.width, height: bitmap.height });
+    const { width, height } = bitmap;
+    const canvas = make("canvas", { width, height, role: "img", ariaLabel: name });
     canvas.getContext("bitmaprenderer").transferFromImageBitmap(bitmap);
-    return labelled(canvas, name);
+    return canvas;
   } catch {
-    // The server may well know what this browser does not, TIFF for one.
-    return labelled(make("span", { class: "unseen" }, name), name);
+    return unseen(name);
   }
 }
 
-function labelled(element, name) {
-  element.role = "img";
-  element.ariaLabel = name;
-  return element;
+function player(file, name) {
+  const src = URL.createObjectURL(file);
+  const video = make("video", { controls: true, playsInline: true, ariaLabel: name, src });
+  const frame = make("span", {}, video);
+  video.addEventListener("error", () => frame.replaceChildren(unseen(name)));
+  return frame;
+}
+
+/** A mere name. The server may well know what this browser does not, TIFF and AVI for two. */
+function unseen(name) {
+  return make("span", { class: "unseen", role: "img", ariaLabel: name }, name);
 }
