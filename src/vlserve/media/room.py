@@ -7,6 +7,7 @@ switched on, from the web. Pixels come out of processes that may die of them.
 import asyncio
 import hashlib
 import os
+import time
 from collections.abc import Coroutine, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, TypeVar
@@ -31,10 +32,12 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A picture or video whose bytes are here, and the caller's `field` for it."""
+    """A picture or video whose bytes are here, and the caller's `field` for it. To fetch it took
+    `fetch_s`, 0 where it was not fetched."""
 
     encoded: Encoded
     field: str
+    fetch_s: float = 0.0
 
 
 class MediaRoom:
@@ -72,7 +75,7 @@ class MediaRoom:
         return reference
 
     async def sources(self, refs: Sequence[ImageRef | VideoRef], tenant: str) -> list[Source]:
-        """The encoded bytes of all, fetched together.
+        """The encoded bytes of all, fetched together: the longest fetch is how long all took.
 
         Raises ServeError(INVALID_ARGUMENT) naming the field of what cannot be had.
         """
@@ -93,21 +96,27 @@ class MediaRoom:
         return await _all(map(self._images, sources))
 
     async def _source(self, ref: ImageRef | VideoRef, tenant: str, allowance: Allowance) -> Source:
+        begin_s = time.monotonic()
         try:
             data = await self._data(ref, tenant, allowance)
         except Refused as refused:
             raise invalid(ref.field, str(refused)) from None
+        fetch_s = time.monotonic() - begin_s if _scheme(ref).startswith(_WEB) else 0.0
         if not data:
             raise invalid(ref.field, "holds no data")
         max_frames = 0
         if isinstance(ref, VideoRef):
             max_frames = ref.num_frames(self._limits.max_video_frames)
-        return Source(Encoded(data, self._limits.max_image_pixels, max_frames, tenant), ref.field)
+        return Source(
+            Encoded(data, self._limits.max_image_pixels, max_frames, tenant),
+            ref.field,
+            fetch_s=fetch_s,
+        )
 
     async def _data(self, ref: ImageRef | VideoRef, tenant: str, allowance: Allowance) -> bytes:
         if not ref.url:
             return ref.data
-        scheme = ref.url[: len("https://")].lower()
+        scheme = _scheme(ref)
         if scheme.startswith(data_url.SCHEME):
             return await data_url.decoded(ref.url)
         if scheme.startswith(uploads.SCHEME):
@@ -130,6 +139,11 @@ class MediaRoom:
         except Refused as refused:
             raise invalid(source.field, str(refused)) from None
         return tuple([await asyncio.to_thread(image, frame) for frame in frames])
+
+
+def _scheme(ref: ImageRef | VideoRef) -> str:
+    """The beginning of its URL, which may be long."""
+    return ref.url[: len("https://")].lower()
 
 
 def image(pixels: Pixels) -> Image:
