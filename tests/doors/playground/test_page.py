@@ -76,7 +76,7 @@ async def test_where_the_time_went_stands_below_as_lengths_and_in_words(
         async with aclosing(house.service.chat(HOLD)) as other:
             await anext(other)
             asking = asyncio.create_task(visit.ask("one two three"))
-            await until(lambda: house.service.num_inside == 2)
+            await until(lambda: house.engine.num_waiting == 1, within_s=5)
             await asyncio.sleep(0.3)
         await asking
         said = await page.locator(".stages li").all_text_contents()

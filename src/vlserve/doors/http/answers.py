@@ -78,9 +78,10 @@ class TimedAnswer:
     @property
     def first_timing(self) -> str:
         """Server-Timing of what is known with the first piece, in ms."""
-        before = (stage for stage in Stage if stage is not Stage.DECODE)
-        durations_s = {stage: self._timings.of(stage) for stage in before}
-        return _server_timing({**durations_s, "first-token": self._timings.first_token_s})
+        timings = self._timings
+        durations_s: dict[str, float] = {stage: timings.of(stage) for stage in Stage}
+        del durations_s[Stage.DECODE]
+        return _server_timing({**durations_s, "first-token": timings.first_token_s})
 
     @property
     def timing(self) -> str:
