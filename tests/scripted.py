@@ -2,9 +2,11 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, Iterator
+from dataclasses import replace
 
 from vlserve.engines.base import EngineInfo, Load
 from vlserve.errors import Code, ServeError, invalid
+from vlserve.timings import Stage, Stopwatch
 from vlserve.types import (
     Chunk,
     FinishReason,
@@ -55,21 +57,27 @@ class ScriptedEngine:
         if request.sampling.guide == REFUSED:
             raise invalid("guide", "cannot be followed")
         self.seen.append(request)
+        watch = Stopwatch()
+        watch.enter(Stage.QUEUE)
         self.num_waiting += 1
         try:
             await self._slots.acquire()
         finally:
             self.num_waiting -= 1
         self.num_running += 1
+        watch.enter(Stage.PREFILL)
         try:
-            for chunk in self._answer(request):
+            for i, chunk in enumerate(self._answer(request)):
                 await asyncio.sleep(self.step_s)
                 if self.is_closed:
                     raise ServeError(Code.UNAVAILABLE, "the engine is closed")
                 self.num_steps += 1
                 if chunk.text == "break ":
                     raise RuntimeError("secret: /some/path at 0x7f00")
-                yield chunk
+                if i == 0:
+                    watch.enter(Stage.DECODE)
+                is_timed = i == 0 or chunk.finish_reason is not None
+                yield replace(chunk, timings=watch.timings()) if is_timed else chunk
         finally:
             self.num_running -= 1
             self._slots.release()

@@ -14,6 +14,7 @@ from vlserve.errors import Code, ServeError, invalid
 from vlserve.media.bounds import allowed
 from vlserve.media.room import MediaRoom
 from vlserve.settings import LimitSettings, MediaSettings
+from vlserve.timings import Stage, Stopwatch, Timings
 from vlserve.types import (
     MAX_SEED,
     NOT_UNICODE,
@@ -218,7 +219,7 @@ class Service:
         return count
 
     async def _counted(self, request: ChatRequest) -> AsyncGenerator[TokenCount]:
-        async with self._loaded(request) as (_, pictures):
+        async with self._loaded(request) as (_, pictures, _):
             messages = _filled(request.messages, pictures)
             yield await self._engine.count(next(_single_answers(request, messages)))
 
@@ -236,7 +237,7 @@ class Service:
         return queue
 
     async def _answer(self, request: ChatRequest) -> AsyncGenerator[Chunk]:
-        async with self._loaded(request) as (share, pictures):
+        async with self._loaded(request) as (share, pictures, before):
             # Nothing here keeps decoded pictures: the engine lets go of them once they are seen.
             answers = [
                 self._engine.generate(each)
@@ -247,19 +248,28 @@ class Service:
             async with aclosing(chunks):
                 async for chunk in chunks:
                     share.give_back()
+                    if chunk.timings is not None:
+                        chunk = replace(chunk, timings=before.then(chunk.timings))  # noqa: PLW2901
                     yield chunk
 
     @asynccontextmanager
     async def _loaded(
         self, request: ChatRequest
-    ) -> AsyncIterator[tuple[Share, list[tuple[Image, ...]]]]:
-        """The pictures of a request, a video's frames together, and their share of the budget."""
+    ) -> AsyncIterator[tuple[Share, list[tuple[Image, ...]], Timings]]:
+        """The pictures of a request, a video's frames together, their share of the budget, and what
+        it took to have them."""
+        watch = Stopwatch()
+        watch.enter(Stage.MEDIA_DECODE)
         refs = [ref for message in request.messages for ref in message.pictures()]
         sources = await self._media.sources(refs, request.tenant, request.media_bounds)
-        async with self._decoded.share(await self._media.num_pixels(sources)) as share:
+        watch.was(Stage.FETCH, max((source.fetch_s for source in sources), default=0.0))
+        num_pixels = await self._media.num_pixels(sources)
+        watch.enter(Stage.QUEUE)
+        async with self._decoded.share(num_pixels) as share:
+            watch.enter(Stage.MEDIA_DECODE)
             images = await self._media.images(sources)
             sources.clear()
-            yield share, images
+            yield share, images, watch.timings()
 
     def _opened_queue(self) -> Queue:
         if self._queue is not None and not self._is_draining:

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vlserve.errors import invalid
+from vlserve.timings import Timings
 
 MAX_SEED = 2**63 - 1
 MAX_STOP_STRINGS = 16
@@ -402,7 +403,8 @@ class Chunk:
     `text` may be empty while a character or a possible stop string is still incomplete. `logprobs`
     has one for each of `token_ids` where the request asks for them, and goes with these, not with
     `text`. `index` says which of a request's answers this is a piece of; each answer has its own
-    last piece, and the usage there is of that answer alone.
+    last piece, and the usage there is of that answer alone. `timings` are with its first token and
+    with its last piece.
     """
 
     text: str
@@ -411,3 +413,4 @@ class Chunk:
     usage: Usage | None = None
     index: int = 0
     logprobs: tuple[TokenLogprob, ...] = ()
+    timings: Timings | None = None

@@ -13,6 +13,7 @@ import pytest_asyncio
 
 from tests.asked import picture, request
 from tests.engines.collect import answer
+from tests.timed import told
 from tests.tiny_model import write_tiny_model
 from vlserve.engines.base import Engine
 from vlserve.engines.catalog import ENGINES, make_engine
@@ -78,6 +79,17 @@ async def test_an_answer_ends_once_and_repeats(engine: Engine) -> None:
     first = await answer(engine, asked())
     assert first.text == (await answer(engine, asked())).text
     assert first.usage.prompt_tokens > first.usage.image_tokens > 0
+
+
+@pytest.mark.parametrize("max_tokens", [1, 2, 30])
+async def test_times_come_with_the_first_token_and_with_the_last_piece(
+    engine: Engine, max_tokens: int
+) -> None:
+    chunks = [chunk async for chunk in engine.generate(asked(max_tokens=max_tokens))]
+    first, last = told(chunks)
+    assert last.prefill_s > 0
+    assert first.fetch_s == first.media_decode_s == 0, "an engine knows nothing of them"
+    assert (first is last) == (max_tokens == 1)
 
 
 @pytest.mark.parametrize("max_tokens", [1, 2, 5])

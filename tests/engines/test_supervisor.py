@@ -15,12 +15,15 @@ from typing import Any
 import pytest
 
 from tests.engines.collect import answer
+from tests.timed import check_only
+from tests.timed import told as timed
 from vlserve.engines import supervisor
 from vlserve.engines.base import Engine
 from vlserve.engines.supervisor import MAX_TRIES, PAUSES_S, SILENCE_S, Supervisor
 from vlserve.errors import Code, ServeError
 from vlserve.models.errors import ModelError
 from vlserve.settings import EngineSettings, ModelSettings
+from vlserve.timings import Stage, Timings
 from vlserve.types import Message, Request, Role, SamplingParams
 
 ROOT = Path(__file__).parents[2]
@@ -118,6 +121,27 @@ async def test_who_had_a_part_is_told_and_who_waited_is_answered(
         assert engine.pid != first
         assert not is_there(first)
         print(f"{number.name}: told after {told_s:.2f} s, {len(alone)} answered afterwards")
+
+
+async def test_who_is_asked_again_has_waited_all_the_while() -> None:
+    async with running(max_running=1) as engine:
+        stream = engine.generate(asked(words=1000))
+        await anext(stream)
+
+        async def timings() -> Timings:
+            return timed([chunk async for chunk in engine.generate(asked("late"))])[1]
+
+        waiting = asyncio.create_task(timings())
+        came_s = time.monotonic()
+        await asyncio.sleep(0.2)
+        os.kill(engine.pid, signal.SIGKILL)
+        assert told(await until_told(stream), Code.UNAVAILABLE)
+        late = await waiting
+        took_s = time.monotonic() - came_s
+    print(f"{late.queue_s:.2f} s in the queue of {late.total_s:.2f} s, from outside {took_s:.2f} s")
+    # Most of it went into the start of the next process, which knows nothing of it.
+    check_only(late, Stage.QUEUE, 0.2 + (late.total_s - 0.2) / 2)
+    assert late.total_s <= took_s
 
 
 async def test_a_frozen_process_is_not_noticed_where_nobody_watches(
@@ -352,6 +376,7 @@ FRONT = """
 import asyncio, sys
 from vlserve.engines.supervisor import Supervisor
 from vlserve.settings import EngineSettings, ModelSettings
+from vlserve.timings import Stage, Timings
 
 async def main():
     engine = Supervisor(ModelSettings(), EngineSettings(kind=sys.argv[1]))

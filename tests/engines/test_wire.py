@@ -35,6 +35,7 @@ from vlserve.engines.wire import (
     WireError,
 )
 from vlserve.errors import Code
+from vlserve.timings import Timings
 from vlserve.types import (
     Chunk,
     FinishReason,
@@ -111,6 +112,7 @@ async def test_requests_cross_as_they_are() -> None:
 async def test_every_message_crosses() -> None:
     info = EngineInfo("m", "native", "cpu", "float32", 1, 2, 3, 4, 5, is_batched=True)
     usage = Usage(5, 2, 3)
+    timings = Timings(*(0.1 * i for i in range(9)))
     to_worker: list[ToWorker] = [
         Start("{}", "{}"),
         Count(2, Request("r", (Message(Role.USER, ("how long?",)),))),
@@ -121,7 +123,7 @@ async def test_every_message_crosses() -> None:
         Failed("ModelError", "no"),
         Begun(1),
         Piece(1, Chunk("naïve 😀", (1, 2))),
-        Piece(1, Chunk("", (), FinishReason.LENGTH, usage)),
+        Piece(1, Chunk("", (), FinishReason.LENGTH, usage, timings=timings)),
         Ended(1),
         Counted(1, TokenCount(9, 4, (ImageCount(640, 480, 2, 1), ImageCount(3, 1, 2, 5)))),
         Refused(2, Code.INVALID_ARGUMENT, "must not", "messages", None),
@@ -198,6 +200,10 @@ async def test_what_is_no_message_is_refused(tmp_path: Any) -> None:
         framed(encode(["Nothing", 1])),
         framed(encode(["Begun", "one"])),
         framed(encode(["Piece", 1, {"text": "x", "finish_reason": "tired"}])),
+        *(
+            framed(encode(["Piece", 1, {"text": "x", "timings": {"queue_s": bad}}]))
+            for bad in (-1.0, float("nan"), float("inf"), "long", None)
+        ),
         framed(encode(["Refused", 1, "no code", "x", None, None])),
         framed(b""),
         struct.pack("!I", MAX_BYTES + 1),

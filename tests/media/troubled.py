@@ -11,6 +11,7 @@ from vlserve.media import picture, worker
 from vlserve.media.errors import Refused
 
 _decoded = picture.decoded
+_num_pixels = picture.num_pixels
 
 
 def _spin(_: bytes) -> None:
@@ -46,9 +47,20 @@ EVILS: dict[bytes, Callable[[bytes], object]] = {
 }
 
 
-def decoded(data: bytes, max_pixels: int) -> picture.Pixels:
-    """As a picture in the text `data` says, or as ever."""
+def num_pixels(data: bytes, max_pixels: int) -> int:
+    """As ever, of the picture that a slow one ends with."""
     what, _, rest = data.partition(b" ")
+    return _num_pixels(rest.partition(b" ")[2] if what == b"slow" else data, max_pixels)
+
+
+def decoded(data: bytes, max_pixels: int) -> picture.Pixels:
+    """As a picture in the text `data` says, or as ever. "slow" is followed by seconds and a good
+    picture."""
+    what, _, rest = data.partition(b" ")
+    if what == b"slow":
+        seconds, _, good = rest.partition(b" ")
+        time.sleep(float(seconds))
+        return _decoded(good, max_pixels)
     if (evil := EVILS.get(what)) is None:
         return _decoded(data, max_pixels)
     evil(rest)
@@ -57,6 +69,7 @@ def decoded(data: bytes, max_pixels: int) -> picture.Pixels:
 
 if __name__ == "__main__":
     picture.decoded = decoded
+    picture.num_pixels = num_pixels
     if os.environ.get("UNCONFINED"):  # the control
         worker.open_files = lambda num: None
     worker.main()

@@ -47,8 +47,9 @@ class Engine(Protocol):
 
     `generate` yields at least one Chunk, the last with a finish reason. It may yield BEGUN, an
     empty one, as the request leaves the queue: whoever restarts an engine that dies tells by it
-    what may have killed it from what only waited. Closing the iterator
-    (or cancelling the task that reads it) drops the request before the engine's next step.
+    what may have killed it from what only waited. The first Chunk with a token and the last one
+    have `timings`, of the stages that are the engine's. Closing the iterator (or cancelling the
+    task that reads it) drops the request before the engine's next step.
     Before its first Chunk it raises ServeError(INVALID_ARGUMENT), with field "messages" for a
     prompt that does not fit and "guide" for a guide that cannot be followed. It raises
     ServeError(UNAVAILABLE) when the engine closes or dies underneath, and

@@ -10,6 +10,7 @@ from vlserve.engines.base import BEGUN, RETRY_S, EngineInfo, Load
 from vlserve.engines.stop_strings import StopStrings
 from vlserve.errors import Code, ServeError, invalid
 from vlserve.settings import EngineSettings, ModelSettings
+from vlserve.timings import Stage, Stopwatch
 from vlserve.types import (
     Chunk,
     Detail,
@@ -68,6 +69,8 @@ class EchoEngine:
     async def generate(self, request: Request) -> AsyncGenerator[Chunk, None]:
         """The account, a Chunk a word. Raises ServeError(INVALID_ARGUMENT) for what only a model
         can do."""
+        watch = Stopwatch()
+        watch.enter(Stage.PREPROCESS)
         for name in ("guide", "logprobs"):
             if getattr(request.sampling, name) is not None:
                 raise invalid(name, "is not served by the echo engine, which holds no model")
@@ -79,20 +82,24 @@ class EchoEngine:
         words = _WORD.findall(account)
         limit = min(request.sampling.max_tokens, num_left)
         stop = StopStrings(request.sampling.stop)
+        watch.enter(Stage.QUEUE)
         await self._take_slot()
+        watch.enter(Stage.PREFILL)
         try:
             yield BEGUN
             for count, word in enumerate(words, 1):
                 await self._step()
+                if count == 1:
+                    watch.enter(Stage.DECODE)
                 text = stop.push(word)
                 token_ids = (zlib.crc32(word.encode()),)
                 finish = _finish_reason(count, len(words), limit, stop)
                 if finish is None:
-                    yield Chunk(text, token_ids)
+                    yield Chunk(text, token_ids, timings=watch.timings() if count == 1 else None)
                     continue
                 text += stop.finish()
                 usage = Usage(prompt.prompt_tokens, prompt.image_tokens, completion_tokens=count)
-                yield Chunk(text, token_ids, finish, usage)
+                yield Chunk(text, token_ids, finish, usage, timings=watch.timings())
                 return
         finally:
             self._give_slot_back()

@@ -5,6 +5,7 @@ Who had a part of an answer when the process died is told; who had none is asked
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -51,7 +52,7 @@ _log = logging.getLogger(__name__)
 class _Ticket:
     """A request that is not answered yet, or only to be counted: `kind` is what it is sent as.
     `request` is kept while it may be sent again; `heard` is set from its first piece on, and when
-    it is over."""
+    it is over. It came at `begin_s` and was sent, at last, `queue_s` later."""
 
     key: int
     kind: type[Submit | Count]
@@ -63,6 +64,24 @@ class _Ticket:
     is_begun: bool = False
     heard: asyncio.Event = field(default_factory=asyncio.Event)
     num_tries: int = 0
+    begin_s: float = field(default_factory=time.monotonic)
+    queue_s: float = 0.0
+    first_token_s: float | None = None
+
+    def timed(self, chunk: Chunk) -> Chunk:
+        """A piece that comes now, with the times of the engine's process as they are seen here."""
+        if chunk.timings is None:
+            return chunk
+        total_s = time.monotonic() - self.begin_s
+        if self.first_token_s is None:
+            self.first_token_s = total_s
+        timings = replace(
+            chunk.timings,
+            queue_s=self.queue_s + chunk.timings.queue_s,
+            first_token_s=self.first_token_s,
+            total_s=total_s,
+        )
+        return replace(chunk, timings=timings)
 
 
 class Supervisor:
@@ -248,6 +267,7 @@ class Supervisor:
                 await child.send(item)
             elif item.key in self._tickets and item.request is not None:
                 item.is_sent = True
+                item.queue_s = time.monotonic() - item.begin_s
                 try:
                     await child.send(item.kind(item.key, item.request))
                 except WireError:
@@ -266,7 +286,7 @@ class Supervisor:
                     if ticket := self._tickets.get(key):
                         ticket.request = None
                         ticket.heard.set()
-                        ticket.outbox.put_nowait(chunk)
+                        ticket.outbox.put_nowait(ticket.timed(chunk))
                 case Ended(key):
                     self._answered()
                     self._finish(key, None)

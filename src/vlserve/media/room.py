@@ -7,6 +7,7 @@ switched on, from the web. Pixels come out of processes that may die of them.
 import asyncio
 import hashlib
 import os
+import time
 from collections.abc import Coroutine, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, TypeVar
@@ -32,11 +33,13 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A picture or video whose bytes are here, and the caller's `field` for it."""
+    """A picture or video whose bytes are here, and the caller's `field` for it. To fetch it took
+    `fetch_s`, 0 where it was not fetched."""
 
     encoded: Encoded
     field: str
     detail: Detail
+    fetch_s: float = 0.0
 
 
 class MediaRoom:
@@ -85,7 +88,8 @@ class MediaRoom:
     async def sources(
         self, refs: Sequence[ImageRef | VideoRef], tenant: str, wanted: MediaBounds
     ) -> list[Source]:
-        """The encoded bytes of all, fetched together, within the limits and what is `wanted`.
+        """The encoded bytes of all, within the limits and what is `wanted`. They are fetched together:
+        the longest fetch is how long all took.
 
         Raises ServeError(INVALID_ARGUMENT) naming the field of what cannot be had.
         """
@@ -109,12 +113,14 @@ class MediaRoom:
     async def _source(
         self, ref: ImageRef | VideoRef, tenant: str, bounds: Allowed, allowance: Allowance
     ) -> Source:
+        begin_s = time.monotonic()
         try:
             data = await self._data(ref, tenant, bounds.max_image_bytes, allowance)
             if len(data) > bounds.max_image_bytes:
                 raise too_many_bytes(bounds.max_image_bytes)
         except Refused as refused:
             raise invalid(ref.field, str(refused)) from None
+        fetch_s = time.monotonic() - begin_s if _scheme(ref).startswith(_WEB) else 0.0
         if not data:
             raise invalid(ref.field, "holds no data")
         max_frames, detail = 0, Detail.LOW
@@ -123,7 +129,7 @@ class MediaRoom:
         else:
             detail = ref.detail
         encoded = Encoded(data, bounds.max_image_pixels, max_frames, tenant)
-        return Source(encoded, ref.field, detail)
+        return Source(encoded, ref.field, detail, fetch_s)
 
     async def _data(
         self, ref: ImageRef | VideoRef, tenant: str, max_bytes: int, allowance: Allowance
@@ -131,7 +137,7 @@ class MediaRoom:
         """What it refers to. What is not here yet is not taken beyond `max_bytes`."""
         if not ref.url:
             return ref.data
-        scheme = ref.url[: len("https://")].lower()
+        scheme = _scheme(ref)
         if scheme.startswith(data_url.SCHEME):
             return await data_url.decoded(ref.url, max_bytes)
         if scheme.startswith(uploads.SCHEME):
@@ -154,6 +160,11 @@ class MediaRoom:
         except Refused as refused:
             raise invalid(source.field, str(refused)) from None
         return tuple([await asyncio.to_thread(image, frame, source.detail) for frame in frames])
+
+
+def _scheme(ref: ImageRef | VideoRef) -> str:
+    """The beginning of its URL, which may be long."""
+    return ref.url[: len("https://")].lower()
 
 
 def image(pixels: Pixels, detail: Detail = Detail.AUTO) -> Image:

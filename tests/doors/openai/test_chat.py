@@ -23,11 +23,10 @@ HELLO = [user("hello you")]
 
 async def test_a_picture_and_a_question() -> None:
     async with live() as house, house.client() as client:
-        raw = await client.chat.completions.with_raw_response.create(
+        answer = await client.chat.completions.create(
             model=MODEL, messages=[user(picture_part(), text_part("what is this"))]
         )
         sampling = house.engine.seen[0].sampling
-    answer = raw.parse()
     (choice,) = answer.choices
     assert choice.message.content == f"{SHA} what is this "
     assert (choice.message.role, choice.finish_reason) == ("assistant", "stop")
@@ -39,10 +38,6 @@ async def test_a_picture_and_a_question() -> None:
     details = usage.prompt_tokens_details
     assert (details.image_tokens, details.text_tokens, details.cached_tokens) == (10, 4, 0)
     assert (sampling.max_tokens, sampling.temperature) == (200, 0)
-    stages = dict(part.split(";dur=") for part in raw.headers["server-timing"].split(", "))
-    assert list(stages) == ["first-token", "decode", "total"]
-    told = float(stages["first-token"]) + float(stages["decode"])
-    assert told == pytest.approx(float(stages["total"]), abs=0.2)
 
 
 @pytest.mark.parametrize(
@@ -151,7 +146,6 @@ async def test_a_stream_is_role_pieces_reason_usage_done() -> None:
         plain = await house.post(CHAT, {"messages": HELLO, "stream": True})
         whole = (await house.post(CHAT, {"messages": HELLO})).json
     assert answer.headers["content-type"].startswith("text/event-stream")
-    assert answer.headers["server-timing"].startswith("first-token;dur=")
     *lines, done = answer.body.decode().strip().split("\n\n")
     assert done == "data: [DONE]"
     chunks = [json.loads(line.removeprefix("data: ")) for line in lines]

@@ -59,6 +59,53 @@ async def test_a_dropped_picture_is_answered_token_by_token(page: Page, red: Pat
         assert not visit.problems
 
 
+async def test_where_the_time_went_stands_below_as_lengths_and_in_words(
+    page: Page, red: Path
+) -> None:
+    async with served(ScriptedEngine(num_slots=1, step_s=0.1)) as house:
+        visit = Visit(page, house.url)
+        await visit.open()
+        await visit.drop(red)
+        await visit.pictures(1)
+        async with aclosing(house.service.chat(HOLD)) as other:
+            await anext(other)
+            asking = asyncio.create_task(visit.ask("one two three"))
+            await until(lambda: house.engine.num_waiting == 1, within_s=5)
+            await asyncio.sleep(0.3)
+        await asking
+        said = await page.locator(".stages li").all_text_contents()
+        widths = await page.locator(".stages .lengths span").evaluate_all(
+            "(all) => all.map((s) => [s.className, s.getBoundingClientRect().width])"
+        )
+        in_all = figures(await visit.notes(), ["in all"])["in all"]
+        print(said, widths)
+        times = {name: in_s(words) for name, words in (item.split(" ", 1) for item in said)}
+        assert list(times)[-4:] == ["queue", "prefill", "decode", "elsewhere"]
+        assert "fetch" not in times, "nothing was fetched"
+        assert times["queue"] > 0.2
+        assert 0.1 <= times["prefill"] < 0.3 < times["decode"]
+        assert sum(times.values()) == pytest.approx(in_all, abs=0.02)
+        assert [name for name, _ in widths] == list(times)
+        whole = sum(width for _, width in widths)
+        for name, width in widths:
+            assert width / whole == pytest.approx(times[name] / in_all, abs=0.03), name
+        # Of an answer that fails nothing is said, of one that is stopped what is known.
+        await visit.ask("one break")
+        assert await page.locator(".stages").count() == 1
+        await page.locator("#question").fill("hold")
+        await page.get_by_role("button", name="Ask").click()
+        await visit.begun()
+        await page.get_by_role("button", name="Stop").click()
+        await visit.answer()
+        assert await page.locator("article:last-child .stages .decode").count() == 2
+        assert not visit.problems
+
+
+def in_s(words: str) -> float:
+    number, unit = words.split()
+    return float(number) / {"ms": 1000, "s": 1}[unit]
+
+
 async def test_a_second_question_goes_with_the_first_and_its_answer(page: Page, red: Path) -> None:
     async with served(ScriptedEngine()) as house:
         visit = Visit(page, house.url)

@@ -9,6 +9,7 @@ from vlserve.doors.grpc.pb import vision_pb2 as pb
 from vlserve.engines.base import EngineInfo
 from vlserve.errors import ServeError, invalid
 from vlserve.settings import LimitSettings
+from vlserve.timings import Timings
 from vlserve.types import (
     MAX_PARTS,
     ChatRequest,
@@ -130,7 +131,7 @@ def callers_field(wire: pb.VisionRequest | None, field: str) -> str:
 
 
 def response(chunk: Chunk, model: str) -> pb.VisionResponse:
-    """One piece of an answer; usage and finish reason where the chunk has them."""
+    """One piece of an answer; usage, finish reason and timings where the chunk has them."""
     wire = pb.VisionResponse(
         text=chunk.text,
         model=model,
@@ -141,14 +142,18 @@ def response(chunk: Chunk, model: str) -> pb.VisionResponse:
         wire.finish_reason = _FINISH_REASONS[chunk.finish_reason]
     if chunk.usage is not None:
         wire.usage.CopyFrom(_usage(chunk.usage))
+    if chunk.timings is not None:
+        wire.timings.CopyFrom(_timings(chunk.timings))
     return wire
 
 
 def whole_response(chunks: Iterable[Chunk], model: str) -> pb.VisionResponse:
     """All answers of a request, of which `chunks` are all there are."""
     answers: dict[int, list[Chunk]] = {}
+    timings = None
     for chunk in chunks:
         answers.setdefault(chunk.index, []).append(chunk)
+        timings = chunk.timings or timings
     first, *others = [
         response(
             replace(
@@ -156,6 +161,7 @@ def whole_response(chunks: Iterable[Chunk], model: str) -> pb.VisionResponse:
                 text="".join(chunk.text for chunk in each),
                 logprobs=tuple(token for chunk in each for token in chunk.logprobs),
                 usage=None,
+                timings=None,
             ),
             model,
         )
@@ -164,6 +170,8 @@ def whole_response(chunks: Iterable[Chunk], model: str) -> pb.VisionResponse:
     first.others.extend(others)
     usages = [each[-1].usage for each in answers.values()]
     first.usage.CopyFrom(_usage(total_usage(usage for usage in usages if usage is not None)))
+    if timings is not None:
+        first.timings.CopyFrom(_timings(timings))
     return first
 
 
@@ -175,6 +183,10 @@ def _usage(usage: Usage) -> pb.Usage:
         completion_tokens=usage.completion_tokens,
         cached_tokens=usage.cached_tokens,
     )
+
+
+def _timings(timings: Timings) -> pb.Timings:
+    return pb.Timings(**asdict(timings))
 
 
 def _token_logprob(token: TokenLogprob) -> pb.TokenLogprob:

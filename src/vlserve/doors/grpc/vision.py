@@ -66,7 +66,7 @@ class VisionServicer:
             model, answer = self._answer(wire, context)
             async with aclosing(answer), read_in_time(self._limits):
                 async for chunk in answer:
-                    if chunk.text or chunk.finish_reason or chunk.logprobs:
+                    if chunk.text or chunk.finish_reason or chunk.logprobs or chunk.timings:
                         await context.write(convert.response(chunk, model))
 
     async def count_tokens(self, wire: pb.VisionRequest | None, context: Context) -> pb.TokenCount:

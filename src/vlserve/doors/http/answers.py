@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, Coroutine
+from collections.abc import AsyncGenerator, Coroutine, Mapping
 from contextlib import aclosing, suppress
 from typing import Any, Final, TypeVar
 
@@ -11,6 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from vlserve.timings import Stage, Timings
 from vlserve.types import Chunk
 
 T = TypeVar("T")
@@ -46,15 +47,15 @@ async def _gone(receive: Receive) -> None:
 
 
 class TimedAnswer:
-    """An answer of the hall without the pieces that hold nothing, and its times.
+    """An answer of the hall without the pieces that hold nothing, and its times: of several answers
+    those of the one that ended last.
 
     Whoever takes it closes it.
     """
 
     def __init__(self, chunks: AsyncGenerator[Chunk]) -> None:
         self._chunks = chunks
-        self._begin_s = asyncio.get_running_loop().time()
-        self._first_s: float | None = None
+        self._timings = Timings()
         self._first: Chunk | None = None
 
     async def begin(self) -> None:
@@ -77,29 +78,28 @@ class TimedAnswer:
     @property
     def first_timing(self) -> str:
         """Server-Timing of what is known with the first piece, in ms."""
-        return f"first-token;dur={_ms(self._until_first_s())}"
+        timings = self._timings
+        durations_s: dict[str, float] = {stage: timings.of(stage) for stage in Stage}
+        del durations_s[Stage.DECODE]
+        return _server_timing({**durations_s, "first-token": timings.first_token_s})
 
     @property
     def timing(self) -> str:
         """Server-Timing of the whole answer, in ms."""
-        total_s = asyncio.get_running_loop().time() - self._begin_s
-        decode_s = total_s - self._until_first_s()
-        return f"{self.first_timing}, decode;dur={_ms(decode_s)}, total;dur={_ms(total_s)}"
-
-    def _until_first_s(self) -> float:
-        return 0.0 if self._first_s is None else self._first_s - self._begin_s
+        timings = self._timings
+        rest = _server_timing({Stage.DECODE: timings.decode_s, "total": timings.total_s})
+        return f"{self.first_timing}, {rest}"
 
     async def _next(self) -> Chunk:
         async for chunk in self._chunks:
+            self._timings = chunk.timings or self._timings
             if chunk.text or chunk.token_ids or chunk.finish_reason:
-                if self._first_s is None:
-                    self._first_s = asyncio.get_running_loop().time()
                 return chunk
         raise StopAsyncIteration
 
 
-def _ms(seconds: float) -> str:
-    return f"{seconds * 1000:.1f}"
+def _server_timing(durations_s: Mapping[str, float]) -> str:
+    return ", ".join(f"{name};dur={s * 1000:.1f}" for name, s in durations_s.items())
 
 
 async def whole(request: Request, answer: TimedAnswer) -> list[Chunk]:

@@ -33,6 +33,7 @@ from vlserve.models.catalog import load as load_model
 from vlserve.models.errors import ModelError
 from vlserve.models.prompt import Prompt, PromptImage
 from vlserve.settings import MIB, EngineSettings, ModelSettings
+from vlserve.timings import Stage, Stopwatch
 from vlserve.types import Chunk, Image, Request, SamplingParams, TokenCount
 
 # Threads that make prompts of requests (scaling pictures, mostly). More would take the
@@ -92,12 +93,17 @@ class NativeEngine:
 
     async def generate(self, request: Request) -> AsyncGenerator[Chunk, None]:
         """The answer to one request, a Chunk a token, after BEGUN when it begins to run."""
+        watch = Stopwatch()
+        watch.enter(Stage.PREPROCESS)
         matcher = await self._guided(request)
         prompt = await self._prepare(request)
         # The pictures are in the prompt now.
         request = replace(request, messages=())
+        watch.enter(Stage.ENCODE)
         await self._see(request, prompt)
-        sequence = self._sequence(request, prompt, matcher)
+        watch.enter(Stage.PREPROCESS)
+        sequence = self._sequence(request, prompt, matcher, watch)
+        watch.enter(Stage.QUEUE)
         self._post(sequence)
         is_done = False
         try:
@@ -316,7 +322,9 @@ class NativeEngine:
             if unknown:
                 raise invalid(name, f"{unknown[0]} is not one of {vocab_size} token ids")
 
-    def _sequence(self, request: Request, prompt: Prompt, matcher: Matcher | None) -> Sequence:
+    def _sequence(
+        self, request: Request, prompt: Prompt, matcher: Matcher | None, watch: Stopwatch
+    ) -> Sequence:
         num_left = self._info.max_context_tokens - len(prompt.token_ids)
         if num_left < 1:
             raise invalid(
@@ -340,6 +348,7 @@ class NativeEngine:
             tenant=request.tenant,
             digests=page_digests(prompt, request.tenant) if self._is_batched else (),
             matcher=matcher,
+            watch=watch,
         )
 
     def _load_model(self) -> None:

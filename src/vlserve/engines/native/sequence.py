@@ -8,6 +8,7 @@ from vlserve.engines.native.guide import Matcher
 from vlserve.engines.native.pages import PAGE
 from vlserve.errors import ServeError
 from vlserve.models.prompt import Prompt
+from vlserve.timings import Stage, Stopwatch
 from vlserve.types import Chunk, FinishReason, SamplingParams, TokenLogprob, Usage
 
 
@@ -19,7 +20,8 @@ class Sequence:
     prompt's full pages. While it runs it owns a `slot` and `pages`; of its tokens the first
     `num_computed` are in the KV cache, `num_cached` of them since others had computed them. It
     `has_begun` once its reader was told so. `matcher` holds the answer to its guide; `logprobs`
-    are those of the token that comes next, where they are asked for.
+    are those of the token that comes next, where they are asked for. `watch` is in the queue when
+    it is handed over.
     """
 
     id: str
@@ -39,6 +41,7 @@ class Sequence:
     has_begun: bool = False
     matcher: Matcher | None = None
     logprobs: tuple[TokenLogprob, ...] = ()
+    watch: Stopwatch = field(default_factory=Stopwatch)
     _num_kept: int = 0
 
     @property
@@ -69,6 +72,7 @@ class Sequence:
         self._num_kept = num_known // PAGE
         if not self.has_begun:
             self.num_cached = num_known
+        self.watch.enter(Stage.DECODE if self.token_ids else Stage.PREFILL)
 
     def new_pages(self) -> range:
         """The full pages of the prompt that were computed since the last call."""
@@ -80,18 +84,30 @@ class Sequence:
         """It has lost its room: all its tokens are to be computed again."""
         self.slot = None
         self.num_computed = 0
+        self.watch.enter(Stage.QUEUE)
 
     def append(self, token_id: int) -> Chunk:
         """Take the next token of the answer; what there is to say. It may be the last."""
+        is_first = not self.token_ids
+        if is_first:
+            self.watch.enter(Stage.DECODE)
         self.token_ids.append(token_id)
         text = self.detokenizer.push(token_id)
         finish = self._finish_reason(token_id)
         if finish is None:
-            return Chunk(text, (token_id,), logprobs=self.logprobs)
+            timings = self.watch.timings() if is_first else None
+            return Chunk(text, (token_id,), logprobs=self.logprobs, timings=timings)
         text += self.detokenizer.finish()
         if self.detokenizer.is_stopped:
             finish = FinishReason.STOP
-        return Chunk(text, (token_id,), finish, self._usage(), logprobs=self.logprobs)
+        return Chunk(
+            text,
+            (token_id,),
+            finish,
+            self._usage(),
+            logprobs=self.logprobs,
+            timings=self.watch.timings(),
+        )
 
     def _finish_reason(self, token_id: int) -> FinishReason | None:
         if self.detokenizer.is_stopped or token_id in self.stop_token_ids:

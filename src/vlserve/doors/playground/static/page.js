@@ -82,15 +82,12 @@ async function ask() {
 async function answered(turn, signal) {
   try {
     for await (const piece of chat(chatBody(lastCall), settings.key(), signal)) {
-      // Who has scrolled away to read something else stays there.
-      const isFollowed = turn.article.getBoundingClientRect().bottom <= innerHeight;
-      turn.take(piece);
-      if (isFollowed) turn.article.scrollIntoView({ block: "end" });
+      follow(turn, () => turn.take(piece));
     }
-    turn.end();
+    follow(turn, () => turn.end());
   } catch (error) {
     if (error.name === "AbortError") {
-      turn.end({ isStopped: true });
+      follow(turn, () => turn.end({ isStopped: true }));
       return;
     }
     turn.fail();
@@ -98,6 +95,13 @@ async function answered(turn, signal) {
     if (!(error instanceof ServerError)) throw error; // a fault of the page: the console has it
     settings.mark(error.param);
   }
+}
+
+/** Let a turn grow, and keep its end in sight. Who has scrolled away to read stays there. */
+function follow(turn, grow) {
+  const isFollowed = turn.article.getBoundingClientRect().bottom <= innerHeight;
+  grow();
+  if (isFollowed) turn.article.scrollIntoView({ block: "end" });
 }
 
 function startAnew() {

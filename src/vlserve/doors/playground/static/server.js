@@ -20,8 +20,9 @@ export async function getJson(path, key = "") {
 }
 
 /**
- * The answer to a chat completions body, as it comes: `{text}` for each piece, `{finish}` with the
- * reason once, `{usage}` at the end. Throws ServerError, and AbortError once `signal` says so.
+ * The answer to a chat completions body, as it comes: `{stages}` with the ms in each until the first
+ * token, `{text}` for each piece, `{finish}` with the reason once, `{usage}` at the end. Throws
+ * ServerError, and AbortError once `signal` says so.
  */
 export async function* chat(body, key, signal) {
   const response = await reach("v1/chat/completions", {
@@ -30,6 +31,7 @@ export async function* chat(body, key, signal) {
     body: JSON.stringify({ ...body, stream: true, stream_options: { include_usage: true } }),
     signal,
   });
+  yield { stages: timesOf(response.headers.get("Server-Timing") ?? "") };
   for await (const data of unbroken(response.body)) {
     if (data === "[DONE]") return;
     const chunk = JSON.parse(data);
@@ -40,6 +42,12 @@ export async function* chat(body, key, signal) {
     if (chunk.usage) yield { usage: chunk.usage };
   }
   throw brokenOff();
+}
+
+/** What a Server-Timing header says, in ms by name. */
+function timesOf(header) {
+  const entries = [...header.matchAll(/([\w-]+);dur=([\d.]+)/g)];
+  return Object.fromEntries(entries.map(([, name, ms]) => [name, Number(ms)]));
 }
 
 async function* unbroken(body) {

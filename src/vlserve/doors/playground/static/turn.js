@@ -1,25 +1,38 @@
 // One question with its pictures and its answer, on the page.
 
 import { make } from "./dom.js";
+import { shownStages } from "./stages.js";
 
 /** What an answer took: its clock starts when it is made. Times in ms. */
 class Clock {
   #begin = performance.now();
   #first = 0;
+  #end = 0;
 
   token() {
     this.#first ||= performance.now();
   }
 
+  stop() {
+    this.#end = performance.now();
+  }
+
+  get decode() {
+    return this.#first && this.#end - this.#first;
+  }
+
+  get total() {
+    return this.#end - this.#begin;
+  }
+
   /** Time to first token, tokens a second after it, time in all. */
   figures({ completion_tokens: tokens = 0 } = {}) {
-    const end = performance.now();
     const said = [];
     if (this.#first) said.push(`first token ${seconds(this.#first - this.#begin)}`);
     if (this.#first && tokens > 1) {
-      said.push(`${((tokens - 1) / ((end - this.#first) / 1000)).toFixed(1)} tokens/s`);
+      said.push(`${((tokens - 1) / (this.decode / 1000)).toFixed(1)} tokens/s`);
     }
-    return [...said, `${seconds(end - this.#begin)} in all`];
+    return [...said, `${seconds(this.total)} in all`];
   }
 }
 
@@ -30,6 +43,7 @@ export class Turn {
   #clock = new Clock();
   #finish = "";
   #usage;
+  #stages;
   #text = make("p", { class: "answer" });
   #notes = make("p", { class: "notes" });
 
@@ -49,7 +63,7 @@ export class Turn {
   }
 
   /** Take in a piece of the answer as the server's `chat` yields it. */
-  take({ text = "", finish, usage }) {
+  take({ text = "", finish, usage, stages }) {
     if (text) {
       this.#clock.token();
       this.answer += text;
@@ -57,10 +71,12 @@ export class Turn {
     }
     this.#finish = finish ?? this.#finish;
     this.#usage = usage ?? this.#usage;
+    this.#stages = stages ?? this.#stages;
   }
 
   /** The answer has ended, or was stopped. One that was stopped before its first token is none. */
   end({ isStopped = false } = {}) {
+    this.#clock.stop();
     this.isAnswered = !isStopped || this.answer.trim() !== "";
     this.article.classList.toggle("failed", !this.isAnswered);
     const notes = this.#clock.figures(this.#usage);
@@ -68,12 +84,19 @@ export class Turn {
     if (this.#finish === "length") notes.unshift("cut off at max tokens");
     if (this.#usage) notes.push(...tokens(this.#usage));
     this.#close(notes.join(" · "));
+    if (this.#stages) this.article.append(this.#shownStages());
   }
 
   /** The answer failed: what came of it stays to be read, and is not built upon. */
   fail() {
     this.article.classList.add("failed");
     this.#close(this.answer ? "Not answered to the end." : "Not answered.");
+  }
+
+  /** The server's own times, and from the first token on the page's. */
+  #shownStages() {
+    const { decode, total } = this.#clock;
+    return shownStages({ ...this.#stages, decode }, total);
   }
 
   #close(notes) {
