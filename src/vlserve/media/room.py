@@ -88,8 +88,8 @@ class MediaRoom:
     async def sources(
         self, refs: Sequence[ImageRef | VideoRef], tenant: str, wanted: MediaBounds
     ) -> list[Source]:
-        """The encoded bytes of all, within the limits and what is `wanted`. They are fetched together:
-        the longest fetch is how long all took.
+        """The encoded bytes of all, within the limits and what is `wanted`. They are fetched
+        together: the longest fetch is how long all took.
 
         Raises ServeError(INVALID_ARGUMENT) naming the field of what cannot be had.
         """
