@@ -25,7 +25,6 @@ MAX_PIXELS = 1_000_000
 DAMAGED = "is a video that is damaged or cut short"
 NOT_ONE = "is not a video in one of MP4, WebM, AVI, MPEG-TS, GIF, APNG, WebP, AVIF"
 TOO_LARGE = f"has frames of more than {MAX_PIXELS} pixels"
-OTHER_FILES = "is a video that names other files"
 TOO_LONG = "takes too long to decode"
 MOST_S = 2.0  # of a processor
 LATE_S = 1.0  # for who asked to be told, with other tests beside it

@@ -39,7 +39,7 @@ _FOREIGN: Final = {
     b"<svg": "SVG",
 }
 _HEIC_BRANDS: Final = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs")
-_MAX_BRANDS_END: Final = 64
+_BRANDS_END: Final = 64  # in bytes from the beginning
 
 _ORIENTATION: Final = 0x0112
 _TURNS: Final = {
@@ -135,10 +135,8 @@ def _not_taken(data: bytes) -> Refused:
 
 def _is_heic(data: bytes) -> bool:
     """Whether one of a file's brands says so: what it is, and what can read it."""
-    if data[4:8] != b"ftyp":
-        return False
-    brands = data[8 : min(_MAX_BRANDS_END, int.from_bytes(data[:4]))]
-    return any(brands[at : at + 4] in _HEIC_BRANDS for at in range(0, len(brands), 4))
+    brands = (data[at : at + 4] for at in range(8, _BRANDS_END, 4))
+    return data[4:8] == b"ftyp" and any(brand in _HEIC_BRANDS for brand in brands)
 
 
 def _loaded(data: bytes, max_pixels: int) -> Pillow.Image:
