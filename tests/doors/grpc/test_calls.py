@@ -376,3 +376,12 @@ async def test_logprobs_come_with_their_tokens() -> None:
     (top,) = first.top
     assert (top.token_id, top.logprob, top.data, top.text) == (1, -0.25, b"\xc3", "\ufffd")
     assert not without.logprobs
+
+
+async def test_a_client_asks_no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("http_proxy", "https_proxy", "grpc_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    for name in ("no_proxy", "no_grpc_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    async with live() as house:
+        assert await house.client.is_serving()

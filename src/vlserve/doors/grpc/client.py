@@ -20,6 +20,7 @@ _CHANNEL: Final = (
     ("grpc.max_reconnect_backoff_ms", 5_000),  # a server that was restarted is found soon
     ("grpc.keepalive_time_ms", 30_000),  # one that is gone without a word is found as well
     ("grpc.keepalive_timeout_ms", 20_000),
+    ("grpc.enable_http_proxy", 0),  # the environment's would be asked for this machine as well
 )
 
 
