@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import aclosing
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,7 +18,6 @@ from tests.doors.grpc.live import png, until
 from tests.engines.collect import running
 from tests.engines.native.trial import empty_memory, shortened
 from tests.timed import check, check_only, misattribute, told
-from vlserve import timings as module
 from vlserve.engines.native.engine import NativeEngine
 from vlserve.engines.supervisor import Supervisor
 from vlserve.media import decoders
@@ -38,7 +38,8 @@ class Clock:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now_s = 1000.0
-        monkeypatch.setattr(module.time, "monotonic", lambda: self.now_s)
+        clock = SimpleNamespace(monotonic=lambda: self.now_s)
+        monkeypatch.setattr("vlserve.timings.time", clock)
 
 
 async def test_each_moment_counts_once(monkeypatch: pytest.MonkeyPatch) -> None:
