@@ -31,6 +31,7 @@ from vlserve.doors.http.server import HttpDoor
 from vlserve.engines.child import Child
 from vlserve.engines.supervisor import Supervisor
 from vlserve.engines.wire import Cancel, ToWorker
+from vlserve.errors import ServeError
 from vlserve.media import decoders, fetch
 from vlserve.media.allowance import Allowance
 from vlserve.media.decoders import Decoders, Encoded, Pixels
@@ -112,8 +113,9 @@ async def _detached(chunks: AsyncGenerator[Chunk]) -> AsyncGenerator[Chunk]:
     made: asyncio.Queue[Chunk | None] = asyncio.Queue()
 
     async def make() -> None:
-        async for chunk in chunks:
-            made.put_nowait(chunk)
+        with suppress(ServeError):
+            async for chunk in chunks:
+                made.put_nowait(chunk)
         made.put_nowait(None)
 
     making = asyncio.create_task(make())
@@ -296,6 +298,10 @@ async def _half_a_picture(reader: asyncio.StreamReader, writer: asyncio.StreamWr
         writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n" + bytes(500))
         await writer.drain()
         hold.reach()
-        await reader.read()
-        note("hung up", hold.number)
+        hanging_up = asyncio.create_task(reader.read())
+        while not (hanging_up.done() or hold.is_open):
+            await asyncio.sleep(0.001)
+        if hanging_up.done():
+            note("hung up", hold.number)
+        hanging_up.cancel()
     writer.close()
