@@ -44,11 +44,14 @@ class Door(StrEnum):
 
 
 class Way(StrEnum):
-    """How they leave: the call alone, by HTTP/2, or the connection, by its end or a reset."""
+    """How they leave: the call alone, or the connection, by its end or a reset. Over HTTP/2, but
+    for the last two."""
 
     CANCEL = "cancel"
     CLOSE = "close"
     RESET = "reset"
+    CLOSE_1 = "close HTTP/1.1"
+    RESET_1 = "reset HTTP/1.1"
 
 
 class Caller(ABC):
@@ -96,7 +99,7 @@ class Raw(Caller):
         await self._heard.wait()
 
     async def leave(self) -> None:
-        if self._way is Way.RESET:
+        if self._way in {Way.RESET, Way.RESET_1}:
             raw = self._writer.get_extra_info("socket")
             raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER)
             self._writer.transport.abort()
@@ -250,7 +253,7 @@ def grpc_caller(address: str, door: Door, way: Way, ask: Ask, *, half: bool) -> 
 
 
 def http_caller(address: str, door: Door, way: Way, ask: Ask) -> Caller:
-    """At one of the doors that speak HTTP: over HTTP/2 who can cancel a call alone."""
+    """At one of the doors that speak HTTP."""
     if door is Door.REST:
         path = "/process_image"
         body: dict[str, Any] = {"image_data": ask.data_url, "prompt": ask.text}
@@ -263,9 +266,9 @@ def http_caller(address: str, door: Door, way: Way, ask: Ask) -> Caller:
         messages = [{"role": "user", "content": content}]
         body = {"messages": messages, "max_tokens": ask.max_tokens, "stream": ask.is_stream}
     encoded = json.dumps(body).encode()
-    if way is Way.CANCEL:
-        return Http2(address, way, path, encoded, _JSON)
-    return Http1(address, way, path, encoded)
+    if way in {Way.CLOSE_1, Way.RESET_1}:
+        return Http1(address, way, path, encoded)
+    return Http2(address, way, path, encoded, _JSON)
 
 
 def _inference(ask: Ask) -> tuple[str, kserve.ModelInferRequest]:

@@ -67,8 +67,10 @@ class Cell:
     def ways(self) -> list[Way]:
         """How its caller may leave. Of a message of which gRPC has only half nobody can see
         whether it was dropped, but of its connection."""
-        is_unseen = self.phase is Phase.UPLOAD and self.door.is_grpc
-        return [Way.CLOSE, Way.RESET] if is_unseen else list(Way)
+        if self.door.is_grpc:
+            ends = [Way.CLOSE, Way.RESET]
+            return ends if self.phase is Phase.UPLOAD else [Way.CANCEL, *ends]
+        return list(Way)
 
     @property
     def num_neighbours(self) -> int:
@@ -266,7 +268,8 @@ class Matrix:
             return (0, time.monotonic()) if is_back else None
         abort, freed = ("abort", "back") if cell.phase in IN_FRONT else ("cancel", "gone")
         is_heard = await _soon(lambda: bool(notes.of(abort, number)), heard_s)
-        hold.open()
+        if cell.phase is not Phase.FETCH:  # whose server must see that it is hung up on
+            hold.open()
         if not is_heard:
             broken.append("the abort never arrived")
             return None
