@@ -10,8 +10,9 @@ import pytest
 from rich.console import Console
 
 from tests.faults.callers import Door
-from tests.faults.disconnects import DEAF, TRIED, WALLED, Cell, Drawn, table, tried
+from tests.faults.disconnects import Drawn, table, tried
 from tests.faults.held import Phase
+from tests.faults.leaving import DEAF, TRIED, WALLED, Cell
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 SEED = 1
