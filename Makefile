@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve ask test lint types proto bench bench-doors bench-peers clients faults kills broken-pictures hostile fuzz-http load-tools model eval-model
+.PHONY: help setup serve ask test lint types proto bench bench-doors bench-peers clients faults disconnects kills broken-pictures hostile fuzz-http load-tools model eval-model
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -47,6 +47,9 @@ bench-doors: $(READY) ## what the doors cost on the echo engine, beside bare ser
 
 faults: $(READY) ## kill and freeze the engine's process under load (about ten minutes)
 	$(BIN)/python -m bench.faults
+
+disconnects: $(READY) ## callers leave in every phase of a request, at every door (about twenty minutes)
+	$(BIN)/python -m tests.faults.disconnects $(ARGS)
 
 kills: $(READY) ## kill `vlserve describe` in the middle of 1,000 pictures (about ten minutes)
 	$(BIN)/python -m bench.describe

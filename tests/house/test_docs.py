@@ -33,6 +33,7 @@ WHOLE_RUNS = {
     "make bench-doors",
     "make bench-peers",
     "make clients",
+    "make disconnects",
     "make faults",
     "make kills",
     "make load-tools",

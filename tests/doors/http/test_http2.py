@@ -9,6 +9,8 @@ from typing import Any
 import h2.connection
 import h2.events
 import pytest
+from hypercorn import protocol
+from hypercorn.protocol.h2 import H2Protocol
 
 from tests.doors.grpc.live import until
 from tests.doors.http.live import House, live, user
@@ -107,3 +109,27 @@ async def test_a_reset_ends_the_work() -> None:
         caller.flush()
         await until(lambda: engine.num_running == 0)
         assert house.service.num_inside == 0
+
+
+@pytest.mark.parametrize("is_mended", [True, False], ids=["mended", "control"])
+async def test_a_connection_that_ends_leaves_nothing_behind(
+    is_mended: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The control: hypercorn as it is keeps a task for each."""
+    engine = ScriptedEngine(step_s=0.002)
+    async with live(engine) as house:
+        if not is_mended:
+            monkeypatch.setattr(protocol, "H2Protocol", H2Protocol)
+        for words in ("hold", "hello you", ""):  # the last is refused
+            for is_stream in (False, True):
+                async with calling(house) as caller:
+                    stream = caller.begin(CHAT)
+                    body = json.dumps({"messages": [user(words)], "stream": is_stream}).encode()
+                    caller.wire.send_data(stream, body, end_stream=True)
+                    caller.flush()
+                    await until(lambda: bool(house.http._running))
+        await until(lambda: house.service.num_inside == 0)
+        await asyncio.sleep(0.2)
+        num_left = len(house.http._running)
+        print(f"left behind: {num_left}")
+        assert bool(num_left) is not is_mended

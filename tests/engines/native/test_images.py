@@ -2,12 +2,16 @@
 
 import asyncio
 import random
+import threading
+import weakref
+from concurrent.futures import Future
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from tests.asked import picture
+from tests.doors.grpc.live import until
 from tests.engines.collect import answer, running
 from vlserve.engines.native.engine import NativeEngine
 from vlserve.engines.native.image_cache import ImageCache
@@ -56,6 +60,40 @@ async def test_a_picture_that_many_ask_about_at_once_is_seen_once(tiny_folder: P
         seen = counted(engine)
         await asyncio.gather(*(answer(engine, asked(str(i), image, "a")) for i in range(8)))
     assert len(seen) == 1
+
+
+async def test_nothing_is_kept_of_a_picture_whose_asker_left_before_its_turn(
+    tiny_folder: Path,
+) -> None:
+    rng = random.Random(0)
+    async with running(tiny_folder) as engine:
+        assert engine._encoder is not None
+        is_let, see, submit = threading.Event(), engine._encoder._see, engine._encoder.submit
+        pixels: list[weakref.ref[np.ndarray]] = []  # type: ignore[type-arg]
+
+        def held(tenant: str, image: PromptImage) -> None:
+            is_let.wait(10)
+            see(tenant, image)
+
+        def noted(tenant: str, image: PromptImage) -> "Future[None]":
+            pixels.append(weakref.ref(max(image.inputs.values(), key=lambda each: each.nbytes)))
+            return submit(tenant, image)
+
+        engine._encoder._see = held  # type: ignore[method-assign]
+        engine._encoder.submit = noted  # type: ignore[method-assign]
+        seen = counted(engine)
+        first, second = (
+            asyncio.create_task(answer(engine, asked(str(i), picture(rng), "a"))) for i in range(2)
+        )
+        await until(lambda: len(pixels) == 2)
+        second.cancel()
+        await asyncio.wait([second])
+        del second  # which holds what its frames held
+        is_let.set()
+        await first
+        await until(lambda: not engine._encoder._queue)  # type: ignore[union-attr]
+        await until(lambda: all(each() is None for each in pixels))
+        assert len(seen) == 1
 
 
 @pytest.mark.parametrize("mib", [0, 1])

@@ -64,15 +64,18 @@ class Encoder:
         torch.set_num_threads(self._num_threads)
         with torch.inference_mode(), _own_stream(self._adapter.model.device):
             while (job := self._next()) is not None:
-                tenant, image, future = job
-                if not future.set_running_or_notify_cancel():
-                    continue
-                try:
-                    self._see(tenant, image)
-                except Exception as error:
-                    future.set_exception(error)
-                else:
-                    future.set_result(None)
+                self._do(*job)
+                del job  # nothing here keeps a picture while the next one is waited for
+
+    def _do(self, tenant: str, image: PromptImage, future: "Future[None]") -> None:
+        if not future.set_running_or_notify_cancel():
+            return
+        try:
+            self._see(tenant, image)
+        except Exception as error:
+            future.set_exception(error)
+        else:
+            future.set_result(None)
 
     def _next(self) -> Job | None:
         with self._news:
