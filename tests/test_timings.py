@@ -251,14 +251,14 @@ async def test_a_longer_answer_takes_longer_to_decode_alone(
 async def test_several_answers_have_each_their_own_times(
     hall: Service, engine: NativeEngine, monkeypatch: Patch
 ) -> None:
-    """Three for two places: who waits for one has waited, and the others have not."""
+    """Three for two places: one waits for another's whole answer."""
     monkeypatch.setattr(engine._runner, "run", slowed(engine._runner.run, LONG_S / 20))
-    wanted = question(ImageRef(fresh()), max_tokens=24, n=3, temperature=1.0, seed=SEED)
+    wanted = question(ImageRef(fresh()), max_tokens=40, n=3, temperature=1.0, seed=SEED)
     chunks = [chunk async for chunk in hall.chat(wanted)]
     each = [[c for c in chunks if c.index == i] for i in range(3)]
     waits_s = sorted(told(its)[1].queue_s for its in each)
     print(f"in the queue: {', '.join(f'{wait_s:.3f} s' for wait_s in waits_s)}")
-    assert waits_s[1] < LONG_S / 2 < LONG_S <= waits_s[2]
+    assert waits_s[2] - waits_s[1] >= LONG_S
 
 
 async def test_whoever_loses_its_room_has_sane_times(tiny_folder: Path) -> None:
