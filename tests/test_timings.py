@@ -60,10 +60,15 @@ async def test_each_moment_counts_once(monkeypatch: pytest.MonkeyPatch) -> None:
         clock.now_s += for_s
     wanted = Timings(queue_s=18.0, prefill_s=4.0, decode_s=40.0, first_token_s=7.0, total_s=127.0)
     assert watch.timings() == wanted
-    later = Timings(queue_s=1.0, encode_s=2.0, first_token_s=3.0, total_s=5.0)
-    both = wanted.then(later)
-    assert (both.queue_s, both.encode_s, both.prefill_s) == (19.0, 2.0, 4.0)
-    assert (both.first_token_s, both.total_s) == (130.0, 132.0)
+
+
+async def test_one_after_the_other_is_the_sum_of_each_stage() -> None:
+    before, after = Timings(*range(9)), Timings(*(10.0**i for i in range(9)))
+    both = before.then(after)
+    for stage in Stage:
+        assert both.of(stage) == before.of(stage) + after.of(stage)
+    assert both.first_token_s == before.total_s + after.first_token_s
+    assert both.total_s == before.total_s + after.total_s
 
 
 async def test_a_part_of_a_stage_may_be_anothers(monkeypatch: pytest.MonkeyPatch) -> None:
