@@ -2,8 +2,9 @@
 
 import math
 import time
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from enum import StrEnum
+from typing import Final
 
 
 class Stage(StrEnum):
@@ -17,10 +18,9 @@ class Stage(StrEnum):
     PREFILL = "prefill"
     DECODE = "decode"
 
-    @property
-    def field(self) -> str:
-        """Its field in Timings."""
-        return f"{self.name.lower()}_s"
+
+# Of Timings.
+_FIELDS: Final = {stage: f"{stage.name.lower()}_s" for stage in Stage}
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,20 +43,25 @@ class Timings:
     total_s: float = 0.0
 
     def __post_init__(self) -> None:
-        for each in fields(self):
-            if not 0 <= getattr(self, each.name) < math.inf:
-                raise ValueError(f"{each.name} is no time")
+        for name in self.__slots__:
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"{name} is no time")
 
     def of(self, stage: Stage) -> float:
         """The time in one stage, s."""
-        spent_s: float = getattr(self, stage.field)
+        spent_s: float = getattr(self, _FIELDS[stage])
         return spent_s
 
     def then(self, later: "Timings") -> "Timings":
         """Both, one after the other, the first token in the later one."""
-        stages_s = {stage.field: self.of(stage) + later.of(stage) for stage in Stage}
         return Timings(
-            **stages_s,
+            queue_s=self.queue_s + later.queue_s,
+            fetch_s=self.fetch_s + later.fetch_s,
+            media_decode_s=self.media_decode_s + later.media_decode_s,
+            preprocess_s=self.preprocess_s + later.preprocess_s,
+            encode_s=self.encode_s + later.encode_s,
+            prefill_s=self.prefill_s + later.prefill_s,
+            decode_s=self.decode_s + later.decode_s,
             first_token_s=self.total_s + later.first_token_s,
             total_s=self.total_s + later.total_s,
         )
@@ -94,7 +99,7 @@ class Stopwatch:
         """What it shows."""
         self.enter(self._stage)
         return Timings(
-            **{stage.field: spent_s for stage, spent_s in self._spent_s.items()},
+            **{_FIELDS[stage]: spent_s for stage, spent_s in self._spent_s.items()},
             first_token_s=self._first_token_s or 0.0,
             total_s=self._since_s - self._begin_s,
         )
