@@ -162,7 +162,8 @@ def ask(
     """Ask about pictures."""
     settings, _ = settings_room.read(flags)
     paths = pictures or []
-    if isfile(question):  # nobody asks the name of a file: it is one more picture
+    # Nobody asks the name of a file: it is one more picture. Path raises where a name is too long.
+    if isfile(question):  # noqa: PTH113
         paths, question = [*paths, Path(question)], _DESCRIBE
     refs = tuple(ImageRef(path.read_bytes(), field=str(path)) for path in paths)
     content: tuple[str | ImageRef, ...] = (*refs, question)
