@@ -122,7 +122,8 @@ def _guidellm_metrics(folder: Path) -> dict[str, Any]:
 
 
 def _total(figures: dict[str, Any]) -> int:
-    return round(figures["successful"]["total_sum"])
+    total: float = figures["successful"]["total_sum"]
+    return round(total)
 
 
 def guidellm_printed(_: Path, output: str) -> str:
@@ -187,7 +188,7 @@ async def _output(binaries: Path, command: Sequence[str], folder: Path) -> str:
     # aiperf takes a folder for a name on the hub where it is told to stay offline.
     environment = ("-u", "HF_HUB_OFFLINE", f"HF_HOME={folder}", "COLUMNS=118")
     process = await asyncio.create_subprocess_exec(
-        *("env", *environment, binaries / command[0], *command[1:]),
+        *("env", *environment, str(binaries / command[0]), *command[1:]),
         cwd=ROOT,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,

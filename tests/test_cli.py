@@ -111,6 +111,11 @@ def test_a_signal_ends_it_in_order(server: Server, number: signal.Signals) -> No
     assert time.monotonic() - began < 5
 
 
+def test_the_version(tmp_path: Path) -> None:
+    assert re.fullmatch(r"vlserve \d+\.\d+\.\d+\n", vlserve("--version", cwd=tmp_path).stdout)
+    assert "Usage" in vlserve(cwd=tmp_path, code=2).stdout
+
+
 def test_ask_finds_the_server_or_answers_here(server: Server, tmp_path: Path) -> None:
     Image.new("RGB", (20, 10), "red").save(tmp_path / "red.png")
     question = ("red.png", "red.png", "what is it?")
@@ -119,6 +124,13 @@ def test_ask_finds_the_server_or_answers_here(server: Server, tmp_path: Path) ->
     here = vlserve("ask", *question, *ECHO, "--grpc.port", str(free_port()), cwd=tmp_path)
     assert running.stdout == named.stdout == here.stdout
     assert running.stdout.startswith("user said: what is it?; 2 pictures: 20x10 sha256")
+    at = ("--grpc.port", str(server.port))
+    described = vlserve("ask", "red.png", *at, cwd=tmp_path)
+    assert described.stdout.startswith("user said: Describe the image; 1 picture: 20x10 sha256")
+    scheme = vlserve("ask", "a", "--server", f"grpc://localhost:{server.port}", cwd=tmp_path)
+    assert scheme.stdout == "user said: a\n"
+    long = vlserve("ask", "a" * 5000, *at, cwd=tmp_path)  # no file has such a name
+    assert long.stdout == f"user said: {'a' * 5000}\n"
     shorter = vlserve(
         "ask", "a b c d", "--max-tokens", "3", "--grpc.port", str(server.port), cwd=tmp_path
     )
@@ -129,13 +141,15 @@ def test_ask_says_what_is_wrong(server: Server, tmp_path: Path) -> None:
     (tmp_path / "text.png").write_text("no picture")
     at = ("--grpc.port", str(server.port))
     wrong = vlserve("ask", "text.png", "what?", *at, cwd=tmp_path, code=2)
-    assert wrong.stderr.startswith("error: messages[0].parts[0].image: is not a picture")
+    assert wrong.stderr.startswith("error: text.png: is not a picture")
     here = vlserve("ask", "text.png", "what?", *ECHO, "--grpc.port", "1", cwd=tmp_path, code=2)
     assert "text.png: is not a picture" in here.stderr
     missing = vlserve("ask", "none.png", "what?", *at, cwd=tmp_path, code=2)
     assert "none.png" in missing.stderr
     nobody = vlserve("ask", "what?", "--server", f"localhost:{free_port()}", cwd=tmp_path, code=2)
     assert "no server that serves answers at localhost" in nobody.stderr
+    other = vlserve("ask", "what?", "--server", "http://localhost:8000", cwd=tmp_path, code=2)
+    assert "--server http://localhost:8000: is asked over gRPC, as HOST:PORT" in other.stderr
     port = vlserve("serve", *ECHO, *at, cwd=tmp_path, code=2)
     assert f"error: cannot listen on 127.0.0.1:{server.port}" in port.stderr
 

@@ -17,11 +17,14 @@ def main() -> None:
     options = parser.parse_args()
 
     data = base64.b64encode(options.image.read_bytes()).decode()
-    response = requests.post(
-        f"{options.server}/process_image",
-        json={"image_data": data, "prompt": options.prompt},
-        timeout=60,
-    )
+    try:
+        response = requests.post(
+            f"{options.server}/process_image",
+            json={"image_data": data, "prompt": options.prompt},
+            timeout=60,
+        )
+    except requests.ConnectionError:
+        sys.exit(f"no server answers at {options.server}")
     if not response.ok:
         sys.exit(response.json()["error"]["message"])
     print(response.json()["description"])

@@ -5,11 +5,14 @@ What is heavy is imported by the command that needs it, so that help and setting
 
 import asyncio
 import inspect
+import re
 import sys
 import time
-from collections.abc import Callable
-from contextlib import AsyncExitStack, aclosing
+from collections.abc import Callable, Iterator
+from contextlib import AsyncExitStack, aclosing, contextmanager
 from functools import wraps
+from importlib import metadata
+from os.path import isfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
@@ -38,8 +41,16 @@ _SERVER_HELP: Final = (
 _CLIENTS_HELP: Final = "Requests at a time."
 _PATIENCE_HELP: Final = "Give up after so long without a sign of life, s."
 _RETRY_HELP: Final = "Ask again about those that failed before."
+_DESCRIBE: Final = "Describe the image"
 _OUT: Final = Console(highlight=False, soft_wrap=True)
 _ERR: Final = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def _say_version(*, is_wanted: bool) -> None:
+    if is_wanted:
+        _OUT.print(f"vlserve {metadata.version('vlserve')}")
+        raise typer.Exit
+
 
 cli: Final = typer.Typer(
     help="Serve a vision-language model, and ask it.",
@@ -48,6 +59,17 @@ cli: Final = typer.Typer(
     context_settings={"token_normalize_func": lambda name: name.replace("-", "_")},
     pretty_exceptions_enable=False,
 )
+
+
+@cli.callback()
+def vlserve(
+    *,
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_say_version, is_eager=True, help="Show the version."),
+    ] = False,
+) -> None:
+    """Serve a vision-language model, and ask it."""
 
 
 def with_settings(command: Callable[..., None]) -> Callable[..., None]:
@@ -124,7 +146,10 @@ def ask(
         list[Path] | None,
         typer.Argument(metavar="PICTURE", exists=True, dir_okay=False, show_default=False),
     ] = None,
-    question: Annotated[str, typer.Argument(metavar="QUESTION")],
+    question: Annotated[
+        str,
+        typer.Argument(metavar="QUESTION", help="Left out after a picture: a description."),
+    ],
     flags: Flags,
     server: Annotated[
         str | None,
@@ -136,7 +161,11 @@ def ask(
 ) -> None:
     """Ask about pictures."""
     settings, _ = settings_room.read(flags)
-    refs = tuple(ImageRef(path.read_bytes(), str(path)) for path in pictures or ())
+    paths = pictures or []
+    # Nobody asks the name of a file: it is one more picture. Path raises where a name is too long.
+    if isfile(question):  # noqa: PTH113
+        paths, question = [*paths, Path(question)], _DESCRIBE
+    refs = tuple(ImageRef(path.read_bytes(), field=str(path)) for path in paths)
     content: tuple[str | ImageRef, ...] = (*refs, question)
     sampling = SamplingParams(max_tokens=max_tokens or settings.limits.default_max_tokens)
     request = ChatRequest((Message(Role.USER, content),), sampling)
@@ -151,11 +180,25 @@ async def _print_answer(settings: Settings, server: str | None, request: ChatReq
             connection = await opened.enter_async_context(
                 connected(settings, server, status.update)
             )
-        async with aclosing(connection.chat(request)) as chunks:
-            async for chunk in chunks:
-                _OUT.out(chunk.text, end="")
-                _OUT.file.flush()
+        with _pictures_named(request):
+            async with aclosing(connection.chat(request)) as chunks:
+                async for chunk in chunks:
+                    _OUT.out(chunk.text, end="")
+                    _OUT.file.flush()
     _OUT.out("")
+
+
+@contextmanager
+def _pictures_named(request: ChatRequest) -> Iterator[None]:
+    """A server names a picture by its place, and who asks here knows it by its file."""
+    try:
+        yield
+    except ServeError as error:
+        found = re.match(r"messages\[0\]\.parts\[(\d+)\]", error.field or "")
+        part = request.messages[0].content[int(found[1])] if found else ""
+        if not isinstance(part, ImageRef):
+            raise
+        raise ServeError(error.code, error.message, field=part.field) from None
 
 
 @cli.command("describe")

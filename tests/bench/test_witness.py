@@ -1,5 +1,7 @@
 """The relay that reads along what a server says to somebody's client."""
 
+from typing import Any
+
 import openai
 import pytest
 
@@ -14,13 +16,13 @@ async def test_it_counts_what_the_server_said() -> None:
     async with live() as house, witness(house.http.address) as seen:
         url = f"http://{seen.address}/v1"
         async with openai.AsyncOpenAI(base_url=url, api_key="none", max_retries=0) as client:
-            content = [
+            content: Any = [
                 {"type": "image_url", "image_url": {"url": data_url()}},
                 {"type": "text", "text": "one two"},
             ]
             async with await client.chat.completions.create(
                 model=MODEL,
-                messages=[{"role": "user", "content": content}],  # type: ignore[typeddict-item, list-item, misc]
+                messages=[{"role": "user", "content": content}],
                 stream=True,
                 stream_options={"include_usage": True},
             ) as chunks:

@@ -158,6 +158,10 @@ def test_the_lines_print_the_answer(
         refused = served.run(line.replace(PICTURE, "proto/vision.proto"))
         assert refused.returncode != 0
         assert "image" in refused.stdout + refused.stderr, refused
+        if heading != "Frameworks":  # which say it in their own way
+            nobody = served.run(re.sub(r"localhost:\d+", "localhost:1", line))
+            assert nobody.returncode != 0
+            assert "Traceback" not in nobody.stderr, nobody
         asked += 1
     with capsys.disabled():
         print(f"{heading}: tried {asked}, held {asked}")

@@ -136,10 +136,13 @@ def _said(body: Any) -> str:
 async def _connected(
     settings: Settings, server: str | None, sitting: Sitting
 ) -> AsyncIterator[httpx2.AsyncClient]:
-    """The server at `server` (a URL). Where that is None the one at http.host and http.port if it
-    is ready, else the HTTP door over a hall opened here. Raises OSError where `server` is not
-    ready."""
+    """The server at `server` (a URL, with or without /v1). Where that is None the one at http.host
+    and http.port if it is ready, else the HTTP door over a hall opened here. Raises OSError where
+    `server` is not ready, DescribeError where it is no such URL."""
     url = server or f"http://{settings.http.address(settings.http.port)}"
+    if not url.startswith(("http://", "https://")):
+        raise DescribeError(f"--server {server}: must begin with http:// or https://")
+    url = url.rstrip("/").removesuffix("/v1")
     timeout = httpx2.Timeout(settings.limits.timeout_s + _GRACE_S, connect=_CONNECT_S, pool=None)
     async with httpx2.AsyncClient(base_url=url, timeout=timeout, trust_env=False) as client:
         if await _is_ready(client):

@@ -4,6 +4,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
+from vlserve.describe.errors import DescribeError
 from vlserve.doors.grpc.client import GrpcClient
 from vlserve.settings import Settings
 from vlserve.types import ChatRequest, Chunk
@@ -24,12 +25,16 @@ class Connection:
 async def connected(
     settings: Settings, server: str | None, on_stage: Callable[[str], None]
 ) -> AsyncIterator[Connection]:
-    """The server at `server` (`host:port`). Where that is None the one at grpc.host and grpc.port
-    if it serves, else the model of the settings, loaded here, of which `on_stage` is told.
+    """The server at `server`, `host:port` or `grpc://host:port`. Where that is None the one at
+    grpc.host and grpc.port if it serves, else the model of the settings, loaded here, of which
+    `on_stage` is told.
 
-    Raises OSError where `server` does not serve, and what loading a model raises.
+    Raises OSError where `server` does not serve, DescribeError where it is another kind of address,
+    and what loading a model raises.
     """
-    address = server or settings.grpc.address(settings.grpc.port)
+    address = (server or settings.grpc.address(settings.grpc.port)).removeprefix("grpc://")
+    if "://" in address:
+        raise DescribeError(f"--server {server}: is asked over gRPC, as HOST:PORT")
     async with AsyncExitStack() as opened:
         client = await opened.enter_async_context(
             GrpcClient(address, settings.limits.max_message_mib)

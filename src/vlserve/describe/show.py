@@ -67,4 +67,5 @@ def failures(found: Sequence[tuple[str, str]], output: Path) -> str:
     lines = [f"{name}: {why}" for name, why in found[:SHOWN_FAILURES]]
     if len(found) > SHOWN_FAILURES:
         lines.append(f"and {len(found) - SHOWN_FAILURES} more, all in {output}")
+    lines.append("the same command with --retry-failed asks about them again")
     return "\n".join(lines)

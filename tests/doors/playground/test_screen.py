@@ -87,7 +87,7 @@ async def test_by_keyboard_alone(page: Page) -> None:
             )
             await page.keyboard.press("Tab")
         names = [name for _, name in passed]
-        assert names[:5] == ["Question", "Add pictures or videos", "New chat", "Ask", "Settings"]
+        assert names[:5] == ["Question", "Add files", "New chat", "Ask", "Settings"]
         for wanted in ("Temperature", "Seed", "Copy curl", "Copy Python", "Copy gRPC"):
             assert wanted in names
         *controls, (is_page_ringed, _) = passed

@@ -78,11 +78,18 @@ async function drawn(file, name) {
   }
 }
 
+/** A button that plays and pauses a video, without its sound, which the model does not hear. */
 function player(file, name) {
-  const src = URL.createObjectURL(file);
-  const video = make("video", { controls: true, playsInline: true, ariaLabel: name, src });
-  const frame = make("span", {}, video);
-  video.addEventListener("error", () => frame.replaceChildren(unseen(name)));
+  const video = make("video", { loop: true, muted: true, playsInline: true });
+  const toggle = () => (video.paused ? video.play() : video.pause());
+  const button = make("button", { type: "button", class: "player", onclick: toggle }, video);
+  button.ariaLabel = `Play ${name}`;
+  const show = () => (button.ariaPressed = String(!video.paused));
+  for (const change of ["play", "pause"]) video.addEventListener(change, show);
+  show();
+  video.addEventListener("error", () => button.replaceWith(unseen(name)));
+  const frame = make("span", {}, button);
+  video.src = URL.createObjectURL(file);
   return frame;
 }
 
