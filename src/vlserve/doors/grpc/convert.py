@@ -217,11 +217,12 @@ def model(info: EngineInfo) -> pb.Model:
 
 
 def _single_turn(wire: pb.VisionRequest) -> Message[ImageRef]:
-    if wire.image and wire.image_url:
+    image = wire.image  # each look at it is a copy
+    if image and wire.image_url:
         raise invalid("image_url", "cannot stand beside image")
     content: list[str | ImageRef] = []
-    if wire.image:
-        content.append(ImageRef(wire.image, "image"))
+    if image:
+        content.append(ImageRef(image, "image"))
     if wire.image_url:
         content.append(ImageRef(url=wire.image_url, field="image_url"))
     if wire.prompt:

@@ -13,6 +13,7 @@ from starlette.types import Receive, Scope, Send
 
 from vlserve.doors.http.application import application
 from vlserve.doors.http.health import Readiness
+from vlserve.service import Service
 from vlserve.settings import HttpSettings, LimitSettings
 
 Router = APIRouter  # what each door that speaks HTTP makes with its `routes`
@@ -38,12 +39,16 @@ class HttpDoor:
     """Listens from `start` to `stop`. Health says ready from `announce(True)` on."""
 
     def __init__(
-        self, routers: Sequence[Router], limits: LimitSettings, settings: HttpSettings
+        self,
+        service: Service,
+        routers: Sequence[Router],
+        limits: LimitSettings,
+        settings: HttpSettings,
     ) -> None:
         self._limits = limits
         self._settings = settings
         self._readiness = Readiness()
-        self._app = application(routers, self._readiness, limits)
+        self._app = application(service, routers, self._readiness, limits)
         self._port = 0
         self._closing = asyncio.Event()
         self._serving: asyncio.Task[None] | None = None

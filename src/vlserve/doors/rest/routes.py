@@ -1,21 +1,21 @@
 """`/process_image`: a picture in, a description out; and many of them."""
 
 import asyncio
-import json
 from collections.abc import Sequence
 from contextlib import aclosing
 from typing import Any, Final
 
 from fastapi import APIRouter, Request
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field
 from starlette.datastructures import FormData, UploadFile
 from starlette.responses import Response
 
 from vlserve.doors.http.answers import TimedAnswer, unless_gone, whole
-from vlserve.doors.http.errors import CALL_REFUSALS, ErrorDetail, body_of, fields_named, misfit
+from vlserve.doors.http.asking import AskingRoute, said
+from vlserve.doors.http.errors import CALL_REFUSALS, ErrorDetail, body_of, fields_named
 from vlserve.doors.http.forms import FORM, media_type, refuse_unknown
 from vlserve.doors.http.said import Said, Text
-from vlserve.errors import Code, ServeError, invalid
+from vlserve.errors import invalid
 from vlserve.service import Service
 from vlserve.settings import LimitSettings
 from vlserve.types import ChatRequest, ImageRef, Message, Role, SamplingParams
@@ -84,7 +84,7 @@ _BODY: Final = {
 
 def routes(service: Service, limits: LimitSettings) -> APIRouter:
     """The paths of the REST call."""
-    router = APIRouter(tags=["rest"])
+    router = APIRouter(tags=["rest"], route_class=AskingRoute)
 
     @router.post(
         "/process_image",
@@ -105,8 +105,8 @@ def routes(service: Service, limits: LimitSettings) -> APIRouter:
             media_type=_JSON,
         )
 
-    @router.post("/process_images", responses=CALL_REFUSALS)
-    async def process_images(body: PictureQuestions, request: Request) -> Descriptions:
+    @router.post("/process_images", response_model=Descriptions, responses=CALL_REFUSALS)
+    async def process_images(body: PictureQuestions, request: Request) -> Response:
         """The same for many pictures, each a request of its own. Where none of them is answered,
         the call ends as the first does."""
         if len(body.images) > limits.max_images:
@@ -115,7 +115,7 @@ def routes(service: Service, limits: LimitSettings) -> APIRouter:
         errors = [result for result in results if isinstance(result, Exception)]
         if len(errors) == len(results):
             raise errors[0]
-        return Descriptions(
+        described = Descriptions(
             results=[
                 Failure(error=body_of(result).error)
                 if isinstance(result, Exception)
@@ -123,6 +123,7 @@ def routes(service: Service, limits: LimitSettings) -> APIRouter:
                 for result in results
             ]
         )
+        return Response(described.model_dump_json(), media_type=_JSON)
 
     return router
 
@@ -132,18 +133,11 @@ def _callers_field(field: str) -> str:
 
 
 async def _question(request: Request) -> tuple[ImageRef, str]:
-    kind = media_type(request)
-    if kind == FORM:
+    if media_type(request.headers) == FORM:
         async with request.form(max_files=1, max_fields=2) as form:
             return await _form_question(form)
-    try:
-        body = json.loads(await request.body()) if kind == _JSON else None
-        said = PictureQuestion.model_validate(body)
-    except ValidationError as error:
-        raise misfit(error.errors(), body) from None
-    except (ValueError, RecursionError):
-        raise ServeError(Code.INVALID_ARGUMENT, "the body is not JSON") from None
-    return _image_ref(said.image_data, "image_data"), said.prompt
+    question = await said(PictureQuestion, request)
+    return _image_ref(question.image_data, "image_data"), question.prompt
 
 
 async def _form_question(form: FormData) -> tuple[ImageRef, str]:
