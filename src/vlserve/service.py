@@ -285,14 +285,13 @@ def _single_answers(
     """The requests for each of the answers, which share the pictures."""
     sampling = request.sampling
     name, seed = uuid.uuid4().hex, sampling.seed
+    if sampling.n == 1:
+        yield Request(name, messages, sampling, request.tenant)
+        return
     for i in range(sampling.n):
         its_seed = None if seed is None else (seed + i) % (MAX_SEED + 1)
-        yield Request(
-            name if sampling.n == 1 else f"{name}-{i}",
-            messages,
-            replace(sampling, n=1, seed=its_seed),
-            request.tenant,
-        )
+        its_own = replace(sampling, n=1, seed=its_seed)
+        yield Request(f"{name}-{i}", messages, its_own, request.tenant)
 
 
 async def _merged(answers: Sequence[AsyncGenerator[Chunk]]) -> AsyncGenerator[Chunk]:

@@ -41,7 +41,7 @@ async def said(kind: type[Kind], request: Request) -> Kind:
     Raises ServeError(INVALID_ARGUMENT) naming the field at fault, None for what is no JSON object.
     """
     message = await request.receive()  # which has all of it: `BoundedBodies`
-    if not is_json(request.headers):
+    if not is_json(request.scope):
         raise no_object()
     value = _value(message.pop("body"))
     try:

@@ -6,7 +6,6 @@ from contextlib import suppress
 from http import HTTPStatus
 from typing import Final
 
-from starlette.datastructures import Headers
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -68,9 +67,8 @@ class BoundedBodies:
 
     async def _whole(self, scope: Scope, receive: Receive, claim: Claim) -> list[Message]:
         """The body's messages, the first one last, in a list out of which they can be taken."""
-        headers = Headers(scope=scope)
-        self._look_ahead(scope, headers.get("content-length"))
-        cost = JsonCost() if is_json(headers) else None
+        self._look_ahead(scope)
+        cost = JsonCost() if is_json(scope) else None
         pieces: list[bytes] = []
         whole = bytearray()  # grows without being copied, which in the end would take long
         while True:
@@ -89,8 +87,9 @@ class BoundedBodies:
             if not message.get("more_body", False):
                 return _messages([whole] if cost else pieces)
 
-    def _look_ahead(self, scope: Scope, declared: str | None) -> None:
+    def _look_ahead(self, scope: Scope) -> None:
         """What can be told from the header."""
+        declared = dict(scope["headers"]).get(b"content-length")
         if declared is not None and int(declared) > self._max_bytes:
             raise _TooLarge
         is_small = declared is not None and int(declared) <= _SMALL_BYTES

@@ -3,21 +3,23 @@
 from collections.abc import Collection
 from typing import Final
 
-from starlette.datastructures import FormData, Headers
+from starlette.datastructures import FormData
+from starlette.types import Scope
 
 from vlserve.errors import invalid
 
 FORM: Final = "multipart/form-data"
 
 
-def media_type(headers: Headers) -> str:
-    """What the body is said to be, without parameters: "" where nothing is said."""
-    return headers.get("content-type", "").partition(";")[0].strip().lower()
+def media_type(scope: Scope) -> str:
+    """What a request's body is said to be, without parameters: "" where nothing is said."""
+    said: bytes = dict(scope["headers"]).get(b"content-type", b"")
+    return said.partition(b";")[0].strip().lower().decode("latin-1")
 
 
-def is_json(headers: Headers) -> bool:
-    """Whether the body is said to be JSON, of whatever kind."""
-    main, _, kind = media_type(headers).partition("/")
+def is_json(scope: Scope) -> bool:
+    """Whether a request's body is said to be JSON, of whatever kind."""
+    main, _, kind = media_type(scope).partition("/")
     return main == "application" and (kind == "json" or kind.endswith("+json"))
 
 

@@ -56,7 +56,7 @@ def routes(service: Service, keep_s: float) -> APIRouter:
     @router.post("/v1/files", responses=CALL_REFUSALS, openapi_extra=_BODY)
     async def upload(request: Request) -> KeptFile:
         """Keep a picture or a video for a time."""
-        if media_type(request.headers) != FORM:
+        if media_type(request.scope) != FORM:
             raise ServeError(Code.INVALID_ARGUMENT, f"the body must be {FORM}")
         async with request.form(max_files=1, max_fields=1) as form:
             refuse_unknown(form, _FIELDS)

@@ -133,7 +133,7 @@ def _callers_field(field: str) -> str:
 
 
 async def _question(request: Request) -> tuple[ImageRef, str]:
-    if media_type(request.headers) == FORM:
+    if media_type(request.scope) == FORM:
         async with request.form(max_files=1, max_fields=2) as form:
             return await _form_question(form)
     question = await said(PictureQuestion, request)
