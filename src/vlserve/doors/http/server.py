@@ -11,7 +11,7 @@ from hypercorn.asyncio import serve
 from hypercorn.config import Config
 from starlette.types import Receive, Scope, Send
 
-from vlserve.doors.http import http2
+from vlserve.doors.http import http1, http2
 from vlserve.doors.http.application import application
 from vlserve.doors.http.health import Readiness
 from vlserve.service import Service
@@ -77,6 +77,7 @@ class HttpDoor:
         config.keep_alive_timeout = _HEADER_S
         config.h11_max_incomplete_size = _HEADER_BYTES
         config.h2_max_header_list_size = _HEADER_BYTES
+        http1.mend()
         http2.mend()
         app: Any = self._answer  # hypercorn has its own types for what ASGI says
         self._serving = asyncio.create_task(serve(app, config, shutdown_trigger=self._closing.wait))
