@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve ask test lint types proto bench bench-doors bench-peers clients faults disconnects kills broken-pictures hostile fuzz-http load-tools model eval-model
+.PHONY: help setup serve ask test lint types proto bench bench-bodies bench-doors bench-peers clients faults disconnects kills broken-pictures hostile fuzz-http load-tools model eval-model
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -72,6 +72,9 @@ $(LLAMA)/version.txt: bench/peer_servers/build_llama.sh | $(PEERS)/.ready
 bench-peers: $(PEERS)/.ready $(LLAMA)/version.txt ## the same weights behind every server at hand (over an hour on 2 cores)
 	$(PEERS)/bin/python -m bench.peers $(ARGS)
 
+bench-bodies: $(READY) ## large messages beside running streams
+	$(BIN)/python -m bench.bodies $(ARGS)
+
 hostile: $(READY) ## hostile pictures beside running streams
 	$(BIN)/python -m bench.hostile
 
@@ -81,8 +84,9 @@ $(FUZZ)/.ready: bench/fuzz-requirements.txt
 	$(FUZZ)/bin/pip install --quiet --requirement bench/fuzz-requirements.txt
 	@touch $@
 
-fuzz-http: $(READY) $(FUZZ)/.ready ## 2,000 requests drawn from the OpenAPI document
+fuzz-http: $(READY) $(FUZZ)/.ready ## 2,000 requests drawn from the OpenAPI document, and with faults planted
 	$(BIN)/python -m bench.fuzz_http $(FUZZ)/bin/schemathesis
+	$(BIN)/python -m bench.fuzz_http $(FUZZ)/bin/schemathesis --control
 
 LOAD := .venv-load
 $(LOAD)/.ready: bench/load-requirements.txt

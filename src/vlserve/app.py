@@ -7,6 +7,7 @@ engine's process: NOT_SERVING when it dies, SERVING when the one after it has an
 """
 
 import asyncio
+import gc
 import signal
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -78,7 +79,8 @@ async def http_hall(settings: Settings) -> AsyncIterator[Asgi]:
     """
     async with hall(settings) as service:
         readiness = Readiness(is_serving=True)
-        yield application(_routers(service, settings), readiness, settings.limits)
+        routers = _routers(service, settings)
+        yield application(service, routers, readiness, settings.limits)
 
 
 @asynccontextmanager
@@ -98,7 +100,7 @@ async def running(
         grpc.add(kserve.SERVICE, inference.handlers())
         page = playground.routes(settings.limits, lambda: grpc.address)
         routers = [*_routers(service, settings), page]
-        http = HttpDoor(routers, settings.limits, settings.http)
+        http = HttpDoor(service, routers, settings.limits, settings.http)
         doors: tuple[Door, ...] = (grpc, http)
         for door in doors:
             closing.push_async_callback(door.stop)
@@ -115,6 +117,9 @@ async def running(
         answered_s = time.monotonic()
         telling = asyncio.create_task(_tell_health(engine, service, doors, settings.limits))
         closing.push_async_callback(_cancel, telling)
+        # What has been made by now stays: looking through it again and again holds everybody up.
+        gc.collect()
+        gc.freeze()
         seconds = {"model": loaded_s - begin_s, "first answer": answered_s - loaded_s}
         yield App(engine.info, grpc.address, http.address, first_answer, seconds, engine.ended)
 

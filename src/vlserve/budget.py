@@ -1,9 +1,15 @@
-"""A bound on what many requests hold together: those beyond it wait, in order of arrival."""
+"""Bounds on what many requests hold together: those beyond one wait, in order of arrival, or are
+refused."""
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from typing import Final
+
+from vlserve.errors import Code, ServeError
+
+_RETRY_S: Final = 1.0  # nobody knows how long those who hold it still take
 
 
 class Share:
@@ -17,6 +23,21 @@ class Share:
         """Others may have it. Nothing the second time."""
         self._budget.give_back(self._amount)
         self._amount = 0
+
+
+class Claim:
+    """A part of a budget that grows while it is held."""
+
+    def __init__(self, budget: "Budget", wanted: str) -> None:
+        self._budget = budget
+        self._wanted = wanted
+        self.num = 0
+
+    def grow(self, amount: int) -> None:
+        """Have `amount` more. Raises ServeError(OVERLOADED) at once where so much is not left."""
+        if not self._budget.has_taken(amount):
+            raise ServeError(Code.OVERLOADED, self._wanted, retry_after_s=_RETRY_S)
+        self.num += amount
 
 
 class Budget:
@@ -43,6 +64,23 @@ class Budget:
         finally:
             share.give_back()
 
+    @contextmanager
+    def claim(self, wanted: str) -> Iterator[Claim]:
+        """A Claim on nothing yet, given back at the end. `wanted` is what is said where it cannot
+        grow."""
+        claim = Claim(self, wanted)
+        try:
+            yield claim
+        finally:
+            self.give_back(claim.num)
+
+    def has_taken(self, amount: int) -> bool:
+        """Whether so much was left, for nobody who came before: then it is the caller's now."""
+        if self._waiting or amount > self._num_left:
+            return False
+        self._num_left -= amount
+        return True
+
     def give_back(self, amount: int) -> None:
         """Let whoever waits go on."""
         self._num_left += amount
@@ -53,8 +91,7 @@ class Budget:
                 turn.set_result(None)
 
     async def _take(self, amount: int) -> None:
-        if not self._waiting and amount <= self._num_left:
-            self._num_left -= amount
+        if self.has_taken(amount):
             return
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.append((amount, turn))

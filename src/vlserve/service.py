@@ -4,16 +4,16 @@ import asyncio
 import uuid
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
-from contextlib import aclosing, asynccontextmanager, contextmanager
+from contextlib import AbstractContextManager, aclosing, asynccontextmanager, contextmanager
 from dataclasses import replace
 from typing import Final, TypeVar
 
-from vlserve.budget import Budget, Share
+from vlserve.budget import Budget, Claim, Share
 from vlserve.engines.base import Engine, EngineInfo
 from vlserve.errors import Code, ServeError, invalid
 from vlserve.media.bounds import allowed
 from vlserve.media.room import MediaRoom
-from vlserve.settings import LimitSettings, MediaSettings
+from vlserve.settings import MIB, LimitSettings, MediaSettings
 from vlserve.timings import Stage, Stopwatch, Timings
 from vlserve.types import (
     MAX_SEED,
@@ -71,12 +71,7 @@ class Queue:
         are not so many: OVERLOADED, or INVALID_ARGUMENT naming `n` where there never will be."""
         if num > self._num_places:
             raise invalid("n", f"must be at most {self._num_places}")
-        if self._num_inside + num > self._num_places:
-            raise ServeError(
-                Code.OVERLOADED,
-                "too many requests are running and waiting",
-                retry_after_s=self._retry_after_s(num),
-            )
+        self.expect(num)
         begin_s = asyncio.get_running_loop().time()
         if self._num_inside <= self._num_running < self._num_inside + num:  # the first who waits
             self._last_free_s = begin_s
@@ -86,6 +81,15 @@ class Queue:
             yield
         finally:
             self._release(begin_s, num)
+
+    def expect(self, num: int = 1) -> None:
+        """Raises ServeError(OVERLOADED) where there are not so many places now; takes none."""
+        if self._num_inside + num > self._num_places:
+            raise ServeError(
+                Code.OVERLOADED,
+                "too many requests are running and waiting",
+                retry_after_s=self._retry_after_s(num),
+            )
 
     async def empty(self) -> None:
         """Returns when nobody is inside."""
@@ -127,6 +131,7 @@ class Service:
         self._queue: Queue | None = None
         self._is_draining = False
         self._decoded = Budget(limits.max_decoded_pixels)
+        self._bodies = Budget(limits.max_bodies_mib * MIB)
         self._media = MediaRoom(media or MediaSettings(), limits)
 
     @property
@@ -138,6 +143,16 @@ class Service:
         """What this hall answers for. Raises ServeError(UNAVAILABLE) unless it is open."""
         self._opened_queue()
         return (self._engine.info,)
+
+    def expect(self) -> None:
+        """For a door that has not read a request yet: raises ServeError where `chat` would now,
+        whatever the request says, OVERLOADED or UNAVAILABLE."""
+        self._opened_queue().expect()
+
+    def body(self) -> AbstractContextManager[Claim]:
+        """A claim on what the messages of all requests may hold together, in bytes: for a door,
+        until the request is answered. It grows as the message comes."""
+        return self._bodies.claim("the requests that are here hold too much")
 
     def warm(self) -> None:
         """Start what decodes, so that the first picture does not wait for it. Returns at once."""
@@ -302,14 +317,13 @@ def _single_answers(
     """The requests for each of the answers, which share the pictures."""
     sampling = request.sampling
     name, seed = uuid.uuid4().hex, sampling.seed
+    if sampling.n == 1:
+        yield Request(name, messages, sampling, request.tenant)
+        return
     for i in range(sampling.n):
         its_seed = None if seed is None else (seed + i) % (MAX_SEED + 1)
-        yield Request(
-            name if sampling.n == 1 else f"{name}-{i}",
-            messages,
-            replace(sampling, n=1, seed=its_seed),
-            request.tenant,
-        )
+        its_own = replace(sampling, n=1, seed=its_seed)
+        yield Request(f"{name}-{i}", messages, its_own, request.tenant)
 
 
 async def _merged(answers: Sequence[AsyncGenerator[Chunk]]) -> AsyncGenerator[Chunk]:

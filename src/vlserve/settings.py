@@ -9,9 +9,9 @@ import tomllib
 from collections.abc import Iterator, Mapping
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_settings import (
     BaseSettings,
     EnvSettingsSource,
@@ -68,6 +68,11 @@ class LimitSettings(_Room):
 
     max_waiting: int = Field(64, ge=0, description="requests that may wait for a slot")
     max_message_mib: int = Field(64, ge=1, le=1024, description="largest message, MiB")
+    max_bodies_mib: int = Field(
+        1024,
+        ge=1,
+        description="messages that are here and not answered yet, all together, MiB",
+    )
     max_images: int = Field(
         16,
         ge=0,
@@ -97,6 +102,12 @@ class LimitSettings(_Room):
     drain_s: float = Field(
         30.0, ge=0, description="longest time that running requests get at shutdown, s"
     )
+
+    @model_validator(mode="after")
+    def _one_message_has_room(self) -> Self:
+        if self.max_bodies_mib < self.max_message_mib:
+            raise ValueError("max_bodies_mib must be at least max_message_mib")
+        return self
 
     @property
     def default_max_tokens(self) -> int:

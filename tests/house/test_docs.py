@@ -30,6 +30,7 @@ WHOLE_RUNS = {
     "make setup",
     "make test",
     "make bench",
+    "make bench-bodies",
     "make bench-doors",
     "make bench-peers",
     "make clients",

@@ -187,6 +187,8 @@ def _fetcher(settings: MediaSettings) -> "Fetcher | None":
 async def _all(jobs: Iterable[Coroutine[Any, Any, Result]]) -> list[Result]:
     """The results, in order. When one fails nobody waits for the rest of them."""
     tasks = [asyncio.create_task(job) for job in jobs]
+    if not tasks:
+        return []  # without going round the loop
     try:
         return await asyncio.gather(*tasks)
     finally:

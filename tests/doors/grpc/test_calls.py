@@ -12,6 +12,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from tests.doors.grpc.live import detail, live, png, refusal, retry_after_s
 from tests.scripted import MODEL
+from vlserve.doors.grpc import wire_cost
 from vlserve.doors.grpc.pb import vision_pb2 as pb
 from vlserve.doors.grpc.server import GrpcDoor
 from vlserve.settings import GrpcSettings, LimitSettings
@@ -281,7 +282,35 @@ async def test_bytes_that_are_no_message_are_refused_as_such(name: str) -> None:
         with pytest.raises(grpc.aio.AioRpcError) as refused:
             await anext(aiter(call))
     assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
-    assert refused.value.details() == "request: is not a message of this call"
+    assert (
+        refused.value.details() == "request: is not a message of this call, or has too many fields"
+    )
+
+
+@pytest.mark.parametrize("is_guarded", [True, False], ids=["guarded", "control"])
+async def test_what_takes_long_to_read_is_not_read(
+    is_guarded: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not is_guarded:
+        monkeypatch.setattr(wire_cost, "MAX_FIELDS", 1 << 40)
+    many = {
+        "messages": pb.VisionRequest(messages=[pb.Message()] * 100_000),
+        "messages[0]": pb.VisionRequest(messages=[pb.Message(parts=[TEXT] * 100_000)]),
+        "stop": pb.VisionRequest(sampling=pb.Sampling(stop=[""] * 100_000)),
+        "stop_token_ids": pb.VisionRequest(sampling=pb.Sampling(stop_token_ids=[1] * 100_000)),
+        "logit_bias": pb.VisionRequest(
+            sampling=pb.Sampling(logit_bias=dict.fromkeys(range(50_000), 1.0))
+        ),
+        "unknown": pb.VisionRequest.FromString(b"\xa0\x06\x01" * 100_000),
+    }
+    text = "request: is not a message of this call, or has too many fields"
+    async with live() as house:
+        for name, wire in many.items():
+            refused = (await refusal(house.client, wire, is_stream=False)).error
+            assert refused.code() is grpc.StatusCode.INVALID_ARGUMENT
+            assert (refused.details() == text) is is_guarded, name
+        most = pb.VisionRequest(prompt="x" * 100_000, sampling=pb.Sampling(stop=["y"] * 16))
+        assert (await house.client.chat(most)).text
 
 
 async def test_too_many_parts_are_refused_at_once() -> None:

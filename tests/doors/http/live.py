@@ -121,7 +121,7 @@ async def served(
     bounds = LimitSettings(**limits)
     service = Service(engine, bounds)
     routers = [openai_door.routes(service, bounds), rest_door.routes(service, bounds)]
-    http = HttpDoor(routers, bounds, HttpSettings(port=0))
+    http = HttpDoor(service, routers, bounds, HttpSettings(port=0))
     grpc = GrpcDoor(service, bounds, GrpcSettings(port=0))
     await http.start()
     await grpc.start()

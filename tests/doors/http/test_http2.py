@@ -8,6 +8,7 @@ from typing import Any
 
 import h2.connection
 import h2.events
+import h2.exceptions
 import pytest
 from hypercorn import protocol
 from hypercorn.protocol.h2 import H2Protocol
@@ -133,3 +134,37 @@ async def test_a_connection_that_ends_leaves_nothing_behind(
         num_left = len(house.http._running)
         print(f"left behind: {num_left}")
         assert bool(num_left) is not is_mended
+
+
+@pytest.mark.parametrize("is_mended", [True, False], ids=["mended", "control"])
+async def test_who_sends_on_beyond_twice_the_bound_harms_nobody_else_on_the_connection(
+    is_mended: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The control: hypercorn as it is ends the connection, and every call on it."""
+    async with live(max_message_mib=1) as house:
+        if not is_mended:
+            monkeypatch.setattr(protocol, "H2Protocol", H2Protocol)
+        async with calling(house) as caller:
+            await caller.answer(caller.begin("/health/live", "GET", ends=True))
+            endless = caller.begin(CHAT)
+            answering = asyncio.create_task(caller.answer(endless))
+            num_sent = 0
+            while num_sent < 4 << 20 and (not answering.done() or num_sent < 3 << 20):
+                try:
+                    room = min(caller.wire.local_flow_control_window(endless), 1 << 14)
+                    caller.wire.send_data(endless, b"x" * room)
+                except h2.exceptions.StreamClosedError:  # told to stop
+                    break
+                num_sent += room
+                caller.flush()
+                await asyncio.sleep(0)
+                if answering.done() and not room:
+                    break
+            status, body = await answering
+            assert (status, json.loads(body)["error"]["code"]) == (413, "request_entity_too_large")
+            another = caller.answer(caller.begin("/health/live", "GET", ends=True))
+            if is_mended:
+                assert (await another)[0] == 200
+            else:
+                with pytest.raises(AssertionError, match="the connection was closed"):
+                    await another

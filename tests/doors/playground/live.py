@@ -34,7 +34,7 @@ async def served(
             openai.routes(house.service, bounds),
             playground.routes(bounds, lambda: house.door.address),
         ]
-        http = HttpDoor(routers, bounds, HttpSettings(port=0))
+        http = HttpDoor(house.service, routers, bounds, HttpSettings(port=0))
         await http.start()
         try:
             yield Live(f"http://{http.address}", engine, house.service)

@@ -2,8 +2,8 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any, Final, TypeVar
 
 import grpc
@@ -12,7 +12,9 @@ from google.protobuf import unknown_fields
 from google.protobuf.message import DecodeError, Message
 
 from vlserve.doors.grpc.status import rendered
+from vlserve.doors.grpc.wire_cost import is_costly
 from vlserve.errors import Code, ServeError, invalid
+from vlserve.service import Service
 from vlserve.settings import LimitSettings
 
 # What a slow reader gets on top of the time that an answer may take.
@@ -25,10 +27,12 @@ Wire = TypeVar("Wire", bound=Message)
 
 
 def reader(kind: type[Wire]) -> Callable[[bytes], Wire | None]:
-    """What reads messages of that kind, None from bytes that are none: what was raised there would
-    not be ours to word."""
+    """What reads messages of that kind, None from bytes that are none or would take long: what was
+    raised there would not be ours to word."""
 
     def read(data: bytes) -> Wire | None:
+        if is_costly(data, kind.DESCRIPTOR):
+            return None
         try:
             return kind.FromString(data)
         except DecodeError:
@@ -40,7 +44,7 @@ def reader(kind: type[Wire]) -> Callable[[bytes], Wire | None]:
 def understood(wire: Wire | None) -> Wire:
     """What was read. Raises ServeError(INVALID_ARGUMENT) where it was no message."""
     if wire is None:
-        raise invalid("request", "is not a message of this call")
+        raise invalid("request", "is not a message of this call, or has too many fields")
     return wire
 
 
@@ -62,6 +66,15 @@ def worded(error: Exception, callers_field: Callable[[str], str] = str) -> Serve
         return error
     _LOG.error("a request failed", exc_info=error)
     return ServeError(Code.INTERNAL, "the server failed to answer this request")
+
+
+@contextmanager
+def counted(service: Service, wire: Message | None) -> Iterator[None]:
+    """What was read counts among all that is here and not answered yet. Raises
+    ServeError(OVERLOADED) where that is too much. gRPC has it in memory by then."""
+    with service.body() as claim:
+        claim.grow(0 if wire is None else wire.ByteSize())
+        yield
 
 
 @asynccontextmanager

@@ -40,6 +40,7 @@ _FINISH_REASONS: Final = {
     FinishReason.STOP: pb.FINISH_REASON_STOP,
     FinishReason.LENGTH: pb.FINISH_REASON_LENGTH,
 }
+_DEFAULT: Final = SamplingParams()
 _SAMPLING_FIELDS: Final = frozenset(field.name for field in fields(SamplingParams))
 
 
@@ -241,14 +242,15 @@ def model(info: EngineInfo) -> pb.Model:
 
 
 def _single_turn(wire: pb.VisionRequest) -> Message[ImageRef]:
-    if wire.image and wire.image_url:
+    image = wire.image  # each look at it is a copy
+    if image and wire.image_url:
         raise invalid("image_url", "cannot stand beside image")
-    if wire.detail and not (wire.image or wire.image_url):
+    if wire.detail and not (image or wire.image_url):
         raise invalid("detail", "belongs to a picture")
     detail = _detail(wire.detail, "detail")
     content: list[str | ImageRef] = []
-    if wire.image:
-        content.append(ImageRef(wire.image, "image", detail=detail))
+    if image:
+        content.append(ImageRef(image, "image", detail=detail))
     if wire.image_url:
         content.append(ImageRef(url=wire.image_url, detail=detail, field="image_url"))
     if wire.prompt:
@@ -307,14 +309,14 @@ def _media_bounds(wire: pb.MediaBounds) -> MediaBounds:
 
 def _sampling(wire: pb.Sampling, limits: LimitSettings) -> SamplingParams:
     refuse_unknown(wire, "sampling")
-    default = SamplingParams(max_tokens=limits.default_max_tokens)
+    most = limits.default_max_tokens
     try:
         return SamplingParams(
-            max_tokens=wire.max_tokens if wire.HasField("max_tokens") else default.max_tokens,
-            temperature=wire.temperature if wire.HasField("temperature") else default.temperature,
-            top_p=wire.top_p if wire.HasField("top_p") else default.top_p,
-            top_k=wire.top_k if wire.HasField("top_k") else default.top_k,
-            seed=wire.seed if wire.HasField("seed") else default.seed,
+            max_tokens=wire.max_tokens if wire.HasField("max_tokens") else most,
+            temperature=wire.temperature if wire.HasField("temperature") else _DEFAULT.temperature,
+            top_p=wire.top_p if wire.HasField("top_p") else _DEFAULT.top_p,
+            top_k=wire.top_k if wire.HasField("top_k") else _DEFAULT.top_k,
+            seed=wire.seed if wire.HasField("seed") else _DEFAULT.seed,
             stop=tuple(wire.stop),
             min_p=wire.min_p,
             presence_penalty=wire.presence_penalty,
@@ -325,7 +327,7 @@ def _sampling(wire: pb.Sampling, limits: LimitSettings) -> SamplingParams:
             logit_bias=dict(wire.logit_bias),
             min_tokens=wire.min_tokens,
             stop_token_ids=tuple(wire.stop_token_ids),
-            n=wire.n if wire.HasField("n") else default.n,
+            n=wire.n if wire.HasField("n") else _DEFAULT.n,
             logprobs=wire.logprobs if wire.HasField("logprobs") else None,
             guide=_guide(wire),
         )

@@ -11,6 +11,7 @@ from vlserve.doors.grpc import convert
 from vlserve.doors.grpc.calls import (
     Context,
     Handlers,
+    counted,
     errors_rendered,
     read_in_time,
     reader,
@@ -55,26 +56,29 @@ class VisionServicer:
     async def chat(self, wire: pb.VisionRequest | None, context: Context) -> pb.VisionResponse:
         """Answers once, when the answer is complete."""
         async with errors_rendered(context, partial(convert.callers_field, wire)):
-            model, answer = self._answer(wire, context)
-            async with aclosing(answer):
-                return convert.whole_response([chunk async for chunk in answer], model)
+            with counted(self._service, wire):
+                model, answer = self._answer(wire, context)
+                async with aclosing(answer):
+                    return convert.whole_response([chunk async for chunk in answer], model)
         raise AssertionError("the context above returns or raises")
 
     async def chat_stream(self, wire: pb.VisionRequest | None, context: Context) -> None:
         """Answers in pieces. A reader who takes too long is hung up on."""
         async with errors_rendered(context, partial(convert.callers_field, wire)):
-            model, answer = self._answer(wire, context)
-            async with aclosing(answer), read_in_time(self._limits):
-                async for chunk in answer:
-                    if chunk.text or chunk.finish_reason or chunk.logprobs or chunk.timings:
-                        await context.write(convert.response(chunk, model))
+            with counted(self._service, wire):
+                model, answer = self._answer(wire, context)
+                async with aclosing(answer), read_in_time(self._limits):
+                    async for chunk in answer:
+                        if chunk.text or chunk.finish_reason or chunk.logprobs or chunk.timings:
+                            await context.write(convert.response(chunk, model))
 
     async def count_tokens(self, wire: pb.VisionRequest | None, context: Context) -> pb.TokenCount:
         """What a request takes of the context; it is not answered."""
         async with errors_rendered(context, partial(convert.callers_field, wire)):
             request = convert.chat_request(understood(wire), self._limits)
             (model,) = self._service.models()
-            count = await self._service.count(request, context.time_remaining())
+            with counted(self._service, wire):
+                count = await self._service.count(request, context.time_remaining())
             return convert.token_count(count, request.sampling.max_tokens, model)
         raise AssertionError("the context above returns or raises")
 

@@ -10,11 +10,13 @@ from starlette.responses import HTMLResponse, Response
 
 from vlserve.doors.http import health
 from vlserve.doors.http.answers import CallerGone
+from vlserve.doors.http.asking import AskingRoute
 from vlserve.doors.http.bodies import BoundedBodies
 from vlserve.doors.http.docs_page import HEADERS, page
 from vlserve.doors.http.errors import handle_errors
 from vlserve.doors.http.health import Readiness
-from vlserve.settings import MIB, LimitSettings
+from vlserve.service import Service
+from vlserve.settings import LimitSettings
 
 _CALLER_GONE: Final = 499
 
@@ -38,7 +40,7 @@ async def _unread(_: Request, error: Exception) -> Response:
 
 
 def application(
-    routers: Sequence[APIRouter], readiness: Readiness, limits: LimitSettings
+    service: Service, routers: Sequence[APIRouter], readiness: Readiness, limits: LimitSettings
 ) -> FastAPI:
     """An app that serves `routers`, health, `/openapi.json` and `/docs`."""
     app = _Application(
@@ -51,13 +53,12 @@ def application(
     handle_errors(app)
     app.add_exception_handler(CallerGone, _unread)
     for router in (*routers, health.routes(readiness)):
-        app.include_router(router)
+        app.router.routes.extend(router.routes)
+    asking = {route.path for route in app.routes if isinstance(route, AskingRoute)}
 
     @app.get("/docs", include_in_schema=False)
     async def docs() -> HTMLResponse:
         return HTMLResponse(page(app.openapi()), headers=HEADERS)
 
-    app.add_middleware(
-        BoundedBodies, max_bytes=limits.max_message_mib * MIB, timeout_s=limits.timeout_s
-    )
+    app.add_middleware(BoundedBodies, service=service, limits=limits, asking=asking)
     return app

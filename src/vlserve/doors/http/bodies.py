@@ -1,74 +1,109 @@
-"""A bound on what a request may send, and on the time that it may take to."""
+"""Bounds on what requests may send, each and all together, and on the time that one may take to."""
 
 import asyncio
+from collections.abc import Collection
 from contextlib import suppress
 from http import HTTPStatus
 from typing import Final
 
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from vlserve.doors.http.errors import status_response
+from vlserve.budget import Claim
+from vlserve.doors.http.errors import response_of, status_response
+from vlserve.doors.http.forms import is_json
+from vlserve.doors.http.json_cost import JsonCost
+from vlserve.errors import ServeError
+from vlserve.service import Service
+from vlserve.settings import MIB, LimitSettings
 
 # How long the rest of a body that was refused is thrown away, so that its sender gets to read why.
 _LINGER_S: Final = 5.0
+# Up to here a body is read before it is known whether there is a place: then its connection may
+# stay open.
+_SMALL_BYTES: Final = 64 * 1024
 
 
 class BoundedBodies:
-    """Hands a request to `app` when its body is there, of at most `max_bytes`.
+    """Hands a request to `app` when its body is there, of at most `limits.max_message_mib`.
 
     A longer one is refused with 413, at once where its header says so, and one that is not there
-    within `timeout_s` with 408. The app finds the body in one piece.
+    within `limits.timeout_s` with 408; with 429 what does not fit beside the bodies of the other
+    requests that are not answered yet. So is, before it is read, a large body at one of the paths
+    of `asking` while the hall is full. JSON that would take long to read is refused with 400. The
+    app finds the body in one piece where it is JSON.
     """
 
-    def __init__(self, app: ASGIApp, *, max_bytes: int, timeout_s: float) -> None:
+    def __init__(
+        self, app: ASGIApp, *, service: Service, limits: LimitSettings, asking: Collection[str]
+    ) -> None:
         self._app = app
-        self._max_bytes = max_bytes
-        self._timeout_s = timeout_s
+        self._service = service
+        self._max_bytes = limits.max_message_mib * MIB
+        self._timeout_s = limits.timeout_s
+        self._asking = asking
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request, or whatever else ASGI has."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        try:
-            async with asyncio.timeout(self._timeout_s):
-                body = await self._whole(scope, receive)
-        except TimeoutError:
-            await self._refuse(HTTPStatus.REQUEST_TIMEOUT, scope, receive, send)
-        except _TooLarge:
-            await self._refuse(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, scope, receive, send)
-        except _Gone:
-            return
-        else:
-            await self._app(scope, _replayed(body, receive), send)
+        with self._service.body() as claim:
+            try:
+                async with asyncio.timeout(self._timeout_s):
+                    body = await self._whole(scope, receive, claim)
+            except TimeoutError:
+                refusal = status_response(HTTPStatus.REQUEST_TIMEOUT)
+            except _TooLarge:
+                refusal = status_response(HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
+            except ServeError as error:
+                refusal = response_of(error)
+            except _Gone:
+                return
+            else:
+                await self._app(scope, _replayed(body, receive), send)
+                return
+        await self._refuse(refusal, scope, receive, send)
 
-    async def _whole(self, scope: Scope, receive: Receive) -> list[Message]:
-        """The body's one message, in a list out of which it can be taken."""
-        declared = dict(scope["headers"]).get(b"content-length", b"0")
-        if int(declared) > self._max_bytes:
-            raise _TooLarge
+    async def _whole(self, scope: Scope, receive: Receive, claim: Claim) -> list[Message]:
+        """The body's messages, the first one last, in a list out of which they can be taken."""
+        self._look_ahead(scope)
+        cost = JsonCost() if is_json(scope) else None
         pieces: list[bytes] = []
-        num_bytes = 0
+        whole = bytearray()  # grows without being copied, which in the end would take long
         while True:
             message = await receive()
             if message["type"] == "http.disconnect":
                 raise _Gone
             piece = message.get("body", b"")
-            pieces.append(piece)
-            num_bytes += len(piece)
-            if num_bytes > self._max_bytes:
+            if claim.num + len(piece) > self._max_bytes:
                 raise _TooLarge
+            claim.grow(len(piece))
+            if cost is None:
+                pieces.append(piece)
+            else:
+                cost.add(piece)
+                whole += piece
             if not message.get("more_body", False):
-                return [{"type": "http.request", "body": b"".join(pieces), "more_body": False}]
+                return _messages([whole] if cost else pieces)
 
-    async def _refuse(self, status: HTTPStatus, scope: Scope, receive: Receive, send: Send) -> None:
+    def _look_ahead(self, scope: Scope) -> None:
+        """What can be told from the header."""
+        declared = dict(scope["headers"]).get(b"content-length")
+        if declared is not None and int(declared) > self._max_bytes:
+            raise _TooLarge
+        is_small = declared is not None and int(declared) <= _SMALL_BYTES
+        if scope["method"] == "POST" and not is_small and scope["path"] in self._asking:
+            self._service.expect()
+
+    async def _refuse(self, response: Response, scope: Scope, receive: Receive, send: Send) -> None:
         # What still comes must be taken in: the server waits for that before it ends an answer,
         # and a connection closed over unread bytes is reset, the answer lost.
-        response = status_response(status)
         headers = response.raw_headers
         if scope["http_version"].startswith("1"):
             headers = [*headers, (b"connection", b"close")]
-        await send({"type": "http.response.start", "status": int(status), "headers": headers})
+        start = {"status": response.status_code, "headers": headers}
+        await send({"type": "http.response.start", **start})
         await send({"type": "http.response.body", "body": response.body, "more_body": True})
         with suppress(TimeoutError):
             async with asyncio.timeout(_LINGER_S):
@@ -90,6 +125,14 @@ class _TooLarge(Exception):  # noqa: N818
 
 class _Gone(Exception):  # noqa: N818
     pass
+
+
+def _messages(pieces: list[bytes] | list[bytearray]) -> list[Message]:
+    last = len(pieces) - 1
+    return [
+        {"type": "http.request", "body": piece, "more_body": i < last}
+        for i, piece in enumerate(pieces)
+    ][::-1]
 
 
 def _replayed(body: list[Message], receive: Receive) -> Receive:

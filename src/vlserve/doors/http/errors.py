@@ -41,7 +41,6 @@ _TEXTS: Final = {
     HTTPStatus.REQUEST_TIMEOUT: "the body did not come in time",
     HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "the body is larger than this server takes",
 }
-_NO_OBJECT: Final = "the body must be a JSON object, sent as application/json"
 
 
 class ErrorDetail(BaseModel):
@@ -119,7 +118,7 @@ def misfit(errors: Sequence[Any], body: object) -> ServeError:
     first = errors[0]
     kind, location = first["type"], first["loc"]
     if kind == "json_invalid":
-        return ServeError(Code.INVALID_ARGUMENT, "the body is not JSON")
+        return no_json()
     if location and location[0] == "body":
         location = location[1:]
     path = _path(location, body, is_missing=kind == "missing")
@@ -131,7 +130,18 @@ def misfit(errors: Sequence[Any], body: object) -> ServeError:
         text = "is required"
     else:
         text = first["msg"].removeprefix("Value error, ").replace("Input should", "must")
-    return invalid(path, text) if path else ServeError(Code.INVALID_ARGUMENT, _NO_OBJECT)
+    return invalid(path, text) if path else no_object()
+
+
+def no_json() -> ServeError:
+    """Of a body that cannot be read."""
+    return ServeError(Code.INVALID_ARGUMENT, "the body is not JSON")
+
+
+def no_object() -> ServeError:
+    """Of a body that is something else."""
+    message = "the body must be a JSON object, sent as application/json"
+    return ServeError(Code.INVALID_ARGUMENT, message)
 
 
 @contextmanager

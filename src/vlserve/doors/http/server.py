@@ -11,9 +11,10 @@ from hypercorn.asyncio import serve
 from hypercorn.config import Config
 from starlette.types import Receive, Scope, Send
 
-from vlserve.doors.http import http2
+from vlserve.doors.http import http1, http2
 from vlserve.doors.http.application import application
 from vlserve.doors.http.health import Readiness
+from vlserve.service import Service
 from vlserve.settings import HttpSettings, LimitSettings
 
 Router = APIRouter  # what each door that speaks HTTP makes with its `routes`
@@ -39,12 +40,16 @@ class HttpDoor:
     """Listens from `start` to `stop`. Health says ready from `announce(True)` on."""
 
     def __init__(
-        self, routers: Sequence[Router], limits: LimitSettings, settings: HttpSettings
+        self,
+        service: Service,
+        routers: Sequence[Router],
+        limits: LimitSettings,
+        settings: HttpSettings,
     ) -> None:
         self._limits = limits
         self._settings = settings
         self._readiness = Readiness()
-        self._app = application(routers, self._readiness, limits)
+        self._app = application(service, routers, self._readiness, limits)
         self._port = 0
         self._closing = asyncio.Event()
         self._serving: asyncio.Task[None] | None = None
@@ -72,6 +77,7 @@ class HttpDoor:
         config.keep_alive_timeout = _HEADER_S
         config.h11_max_incomplete_size = _HEADER_BYTES
         config.h2_max_header_list_size = _HEADER_BYTES
+        http1.mend()
         http2.mend()
         app: Any = self._answer  # hypercorn has its own types for what ASGI says
         self._serving = asyncio.create_task(serve(app, config, shutdown_trigger=self._closing.wait))

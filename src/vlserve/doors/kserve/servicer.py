@@ -12,6 +12,7 @@ from vlserve.doors.grpc.calls import (
     Context,
     Handlers,
     Wire,
+    counted,
     errors_rendered,
     read_in_time,
     reader,
@@ -149,11 +150,12 @@ class InferenceServicer:
         bounds = (request.timeout_s, context.time_remaining())
         timeout_s = min((bound for bound in bounds if bound is not None), default=None)
         try:
-            async with aclosing(self._service.chat(request.chat, timeout_s)) as chunks:
-                async for chunk in chunks:
-                    answers.take(chunk)
-                    if request.is_stream and answers.is_worth_sending:
-                        yield answers.response()
+            with counted(self._service, wire):
+                async with aclosing(self._service.chat(request.chat, timeout_s)) as chunks:
+                    async for chunk in chunks:
+                        answers.take(chunk)
+                        if request.is_stream and answers.is_worth_sending:
+                            yield answers.response()
         except ServeError as error:
             if error.field is not None:
                 error.field = request.callers_field(error.field)

@@ -9,6 +9,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from vlserve.doors.http.answers import EventStream, TimedAnswer, begun, event, whole
+from vlserve.doors.http.asking import AskingRoute
 from vlserve.doors.http.errors import CALL_REFUSALS, body_of, fields_named
 from vlserve.doors.openai import convert
 from vlserve.doors.openai.answers import (
@@ -33,7 +34,7 @@ _RESPONSES: dict[int | str, dict[str, Any]] = {
 
 def routes(service: Service, limits: LimitSettings) -> APIRouter:
     """The paths of chat completions."""
-    router = APIRouter(tags=["openai"])
+    router = APIRouter(tags=["openai"], route_class=AskingRoute)
 
     @router.post("/v1/chat/completions", response_model=ChatCompletion, responses=_RESPONSES)
     async def chat_completions(body: ChatCompletionRequest, request: Request) -> Response:

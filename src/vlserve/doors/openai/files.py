@@ -71,7 +71,7 @@ def routes(service: Service) -> APIRouter:
     @router.post("/v1/files", responses=CALL_REFUSALS, openapi_extra=_BODY)
     async def upload(request: Request) -> KeptFile:
         """Keep a picture or a video for a time."""
-        if media_type(request) != FORM:
+        if media_type(request.scope) != FORM:
             raise ServeError(Code.INVALID_ARGUMENT, f"the body must be {FORM}")
         async with request.form(max_files=1, max_fields=_MAX_FIELDS) as form:
             refuse_unknown(form, _FIELDS)

@@ -9,6 +9,7 @@ from pydantic import BaseModel
 from starlette.responses import Response
 
 from vlserve.doors.http.answers import EventStream, TimedAnswer, begun, event, whole
+from vlserve.doors.http.asking import AskingRoute
 from vlserve.doors.http.errors import CALL_REFUSALS, body_of, fields_named
 from vlserve.doors.openai import convert
 from vlserve.doors.openai.responses_convert import Reply, callers_field, chat_request
@@ -33,7 +34,7 @@ _RESPONSES: Final[dict[int | str, dict[str, Any]]] = {
 
 def routes(service: Service, limits: LimitSettings) -> APIRouter:
     """The paths of responses."""
-    router = APIRouter(tags=["openai"])
+    router = APIRouter(tags=["openai"], route_class=AskingRoute)
 
     @router.post("/v1/responses", response_model=ResponseObject, responses=_RESPONSES)
     async def responses(body: ResponseRequest, request: Request) -> Response:

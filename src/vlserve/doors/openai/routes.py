@@ -9,9 +9,10 @@ from vlserve.settings import LimitSettings
 
 def routes(service: Service, limits: LimitSettings) -> APIRouter:
     """All paths of the door."""
-    router = APIRouter()
-    router.include_router(models.routes(service))
-    router.include_router(chat.routes(service, limits))
-    router.include_router(responses.routes(service, limits))
-    router.include_router(files.routes(service))
-    return router
+    routers = (
+        models.routes(service),
+        chat.routes(service, limits),
+        responses.routes(service, limits),
+        files.routes(service),
+    )
+    return APIRouter(routes=[route for router in routers for route in router.routes])

@@ -1,22 +1,23 @@
 """`/process_image`: a picture in, a description out; and many of them."""
 
 import asyncio
-import json
 from collections.abc import Sequence
 from contextlib import aclosing
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 from fastapi import APIRouter, Request
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field
+from pydantic_core import from_json
 from starlette.datastructures import FormData, UploadFile
 from starlette.responses import Response
 
 from vlserve.doors.http.answers import TimedAnswer, unless_gone, whole
-from vlserve.doors.http.errors import CALL_REFUSALS, ErrorDetail, body_of, fields_named, misfit
+from vlserve.doors.http.asking import AskingRoute, fitted, said
+from vlserve.doors.http.errors import CALL_REFUSALS, ErrorDetail, body_of, fields_named
 from vlserve.doors.http.forms import FORM, media_type, refuse_unknown
 from vlserve.doors.http.request_bounds import RequestBounds, media_bounds
 from vlserve.doors.http.said import Said, Text
-from vlserve.errors import Code, ServeError, invalid
+from vlserve.errors import invalid
 from vlserve.service import Service
 from vlserve.settings import LimitSettings
 from vlserve.types import ChatRequest, ImageRef, Message, Role, SamplingParams
@@ -42,9 +43,6 @@ class PictureQuestion(Question):
         description="an encoded picture in base64, or a data: URL of it",
         json_schema_extra={"minLength": 1},
     )
-
-
-Asked = TypeVar("Asked", bound=Question)
 
 
 class PictureQuestions(Said):
@@ -97,7 +95,7 @@ _BODY: Final = {
 
 def routes(service: Service, limits: LimitSettings) -> APIRouter:
     """The paths of the REST call."""
-    router = APIRouter(tags=["rest"])
+    router = APIRouter(tags=["rest"], route_class=AskingRoute)
 
     @router.post(
         "/process_image",
@@ -118,8 +116,8 @@ def routes(service: Service, limits: LimitSettings) -> APIRouter:
             media_type=_JSON,
         )
 
-    @router.post("/process_images", responses=CALL_REFUSALS)
-    async def process_images(body: PictureQuestions, request: Request) -> Descriptions:
+    @router.post("/process_images", response_model=Descriptions, responses=CALL_REFUSALS)
+    async def process_images(body: PictureQuestions, request: Request) -> Response:
         """The same for many pictures, each a request of its own. Where none of them is answered,
         the call ends as the first does."""
         if len(body.images) > limits.max_images:
@@ -128,7 +126,7 @@ def routes(service: Service, limits: LimitSettings) -> APIRouter:
         errors = [result for result in results if isinstance(result, Exception)]
         if len(errors) == len(results):
             raise errors[0]
-        return Descriptions(
+        described = Descriptions(
             results=[
                 Failure(error=body_of(result).error)
                 if isinstance(result, Exception)
@@ -136,6 +134,7 @@ def routes(service: Service, limits: LimitSettings) -> APIRouter:
                 for result in results
             ]
         )
+        return Response(described.model_dump_json(), media_type=_JSON)
 
     return router
 
@@ -145,13 +144,11 @@ def _callers_field(field: str) -> str:
 
 
 async def _question(request: Request) -> tuple[ImageRef, Question]:
-    kind = media_type(request)
-    if kind == FORM:
+    if media_type(request.scope) == FORM:
         async with request.form(max_files=1, max_fields=_MAX_FIELDS) as form:
             return await _form_question(form)
-    body = _read(await request.body()) if kind == _JSON else None
-    said = _said(PictureQuestion, body)
-    return _image_ref(said.image_data, "image_data"), said
+    question = await said(PictureQuestion, request)
+    return _image_ref(question.image_data, "image_data"), question
 
 
 async def _form_question(form: FormData) -> tuple[ImageRef, Question]:
@@ -161,25 +158,15 @@ async def _form_question(form: FormData) -> tuple[ImageRef, Question]:
         raise invalid("image", "must be a file")
     body: dict[str, object] = {name: text for name, text in form.items() if name != "image"}
     if isinstance(bounds := body.get("media_bounds"), str):
-        body["media_bounds"] = _read(bounds, "media_bounds")
-    return ImageRef(await file.read(), field="image"), _said(Question, body)
+        body["media_bounds"] = _read(bounds)
+    return ImageRef(await file.read(), field="image"), fitted(Question, body)
 
 
-def _read(text: str | bytes, field: str = "") -> object:
-    """JSON in the body, or in a field of a form."""
+def _read(text: str) -> object:
     try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
-        if field:
-            raise invalid(field, "is not JSON") from None
-        raise ServeError(Code.INVALID_ARGUMENT, "the body is not JSON") from None
-
-
-def _said(kind: type[Asked], body: object) -> Asked:
-    try:
-        return kind.model_validate(body)
-    except ValidationError as error:
-        raise misfit(error.errors(), body) from None
+        return from_json(text)
+    except ValueError:
+        raise invalid("media_bounds", "is not JSON") from None
 
 
 def _image_ref(data: str, field: str) -> ImageRef:

@@ -1,0 +1,60 @@
+"""The HTTP door with faults planted in it, for `bench.fuzz_http --control`: they must be found."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any, Final
+
+from hypercorn.asyncio import serve
+from hypercorn.config import Config
+
+from bench.doors import free_port
+from vlserve import app
+from vlserve.app import Asgi
+from vlserve.settings import EngineSettings, Settings
+
+# By operation: each which answer to it is another one, its status, and its body.
+PLANTED: Final[dict[str, tuple[int, int, dict[str, str]]]] = {
+    "POST /v1/chat/completions": (20, 500, {"error": "planted"}),  # a server error
+    "POST /process_image": (20, 418, {"error": "planted"}),  # no status of the document
+    "GET /v1/models": (2, 200, {"object": "list", "data": "planted"}),  # nor such a body
+}
+_HOST: Final = "127.0.0.1"
+
+
+@asynccontextmanager
+async def faulty() -> AsyncIterator[str]:
+    """Where it listens while the context lasts."""
+    config = Config()
+    config.bind = [f"{_HOST}:{free_port()}"]
+    config.errorlog = None
+    closing = asyncio.Event()
+    async with app.http_hall(Settings(engine=EngineSettings(kind="echo"))) as right:
+        wrong: Any = _planted(right)
+        serving = asyncio.create_task(serve(wrong, config, shutdown_trigger=closing.wait))
+        try:
+            yield config.bind[0]
+        finally:
+            closing.set()
+            await serving
+
+
+def _planted(right: Asgi) -> Asgi:
+    num_asked = dict.fromkeys(PLANTED, 0)
+
+    async def answer(scope: Any, receive: Any, send: Any) -> None:
+        operation = f"{scope.get('method')} {scope.get('path')}"
+        each, status, body = PLANTED.get(operation, (0, 0, {}))
+        if each:
+            num_asked[operation] += 1
+        if not each or num_asked[operation] % each:
+            await right(scope, receive, send)
+            return
+        while (await receive()).get("more_body", False):
+            pass
+        headers = [(b"content-type", b"application/json")]
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await send({"type": "http.response.body", "body": json.dumps(body).encode()})
+
+    return answer
