@@ -78,3 +78,16 @@ async def test_pictures_wait_encoded(
     assert all(answer.endswith("a b ") for answer in answers)
     assert len(loads) == 6
     service.close()
+
+
+async def test_who_wants_nothing_waits_for_nobody() -> None:
+    budget = Budget(TOTAL)
+    async with budget.share(TOTAL), asyncio.timeout(5):
+        waiting = asyncio.create_task(budget.share(1).__aenter__())
+        await until(lambda: bool(budget._waiting))
+        async with budget.share(0):
+            assert not waiting.done()
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+    assert budget.num_left == TOTAL

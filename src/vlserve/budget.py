@@ -91,7 +91,7 @@ class Budget:
                 turn.set_result(None)
 
     async def _take(self, amount: int) -> None:
-        if self.has_taken(amount):
+        if amount == 0 or self.has_taken(amount):  # who wants nothing waits for nobody
             return
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.append((amount, turn))
