@@ -109,9 +109,9 @@ def _called(address: str, data: bytes) -> str:
         address, options=[("grpc.max_send_message_length", MAX_MESSAGE_MIB * MIB)]
     ) as channel:
         try:
-            channel.unary_unary(f"/{SERVICE}/Chat")(data)
+            channel.unary_unary(f"/{SERVICE}/Chat", bytes, bytes)(data)
         except grpc.RpcError as error:
-            return f"{error.code().name}: {error.details()}"  # type: ignore[attr-defined]  # has them
+            return f"{error.code().name}: {error.details()}"
     return "answered"
 
 

@@ -18,7 +18,7 @@ from vlserve.settings import EngineSettings, Settings
 PLANTED: Final[dict[str, tuple[int, int, dict[str, str]]]] = {
     "POST /v1/chat/completions": (20, 500, {"error": "planted"}),  # a server error
     "POST /process_image": (20, 418, {"error": "planted"}),  # no status of the document
-    "GET /v1/models": (2, 200, {"object": "list", "data": "planted"}),  # nor such a body
+    "GET /v1/models": (1, 200, {"object": "list", "data": "planted"}),  # nor such a body
 }
 _HOST: Final = "127.0.0.1"
 

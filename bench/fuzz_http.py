@@ -92,16 +92,16 @@ def main() -> None:
         "failures": found["failures"],
     }
     is_held = facts["held"] == tried and found["complete"] and tried >= options.least
-    name = "fuzz-http"
+    file = "fuzz-http"
     if options.control:
-        name = "fuzz-http-control"
+        file = "fuzz-http-control"
         at_fault = {where for failure in found["failures"] for where in failure["operations"]}
         facts |= {"planted": sorted(PLANTED), "found": sorted(at_fault)}
         is_held = at_fault == set(PLANTED)
     console = Console(highlight=False, width=110)
     for name, fact in facts.items():
         console.print(f"{name}: {fact}")
-    target = RESULTS / f"{name}-{datetime.now().astimezone():%Y-%m-%d}.json"
+    target = RESULTS / f"{file}-{datetime.now().astimezone():%Y-%m-%d}.json"
     target.write_text(json.dumps(facts, indent=1) + "\n")
     sys.exit(not is_held)
 

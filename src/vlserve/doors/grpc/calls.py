@@ -31,7 +31,7 @@ def reader(kind: type[Wire]) -> Callable[[bytes], Wire | None]:
     raised there would not be ours to word."""
 
     def read(data: bytes) -> Wire | None:
-        if is_costly(data, kind.DESCRIPTOR):
+        if is_costly(data, kind):
             return None
         try:
             return kind.FromString(data)

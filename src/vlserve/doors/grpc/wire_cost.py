@@ -4,22 +4,24 @@ A picture is read as fast as memory is copied. Many fields are not: 60 MiB of em
 seconds, in which nobody else is served, and twenty times their size of memory.
 """
 
-from typing import Final
+from typing import Any, Final
 
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
+from google.protobuf.message import Message
 
 MAX_FIELDS: Final = 2**16  # far more than a request of all parts and parameters has
 # Below, however many fields there are, they are read in a few milliseconds.
 _SMALL_BYTES: Final = 64 * 1024
 
 
-def is_costly(data: bytes, kind: Descriptor) -> bool:
+def is_costly(data: bytes, kind: type[Message]) -> bool:
     """Whether bytes that should be a message of that kind hold more than MAX_FIELDS fields, those
     of the messages in it and the numbers of lists among them. Bytes that are none are not."""
     if len(data) <= _SMALL_BYTES:
         return False
     try:
-        return _num_fields(memoryview(data), kind, MAX_FIELDS) > MAX_FIELDS
+        fields: Any = kind.DESCRIPTOR
+        return _num_fields(memoryview(data), fields, MAX_FIELDS) > MAX_FIELDS
     except (IndexError, ValueError):
         return False  # what is no message is found out at the same place
 

@@ -24,13 +24,14 @@ class AskingRoute(APIRoute):
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request. FastAPI's own way takes in the body twice and keeps it to the end."""
-        if scope["method"] not in self.methods:
-            raise HTTPException(405, headers={"Allow": ", ".join(self.methods)})
+        methods = self.methods or ()
+        if scope["method"] not in methods:
+            raise HTTPException(405, headers={"Allow": ", ".join(methods)})
         request = Request(scope, receive, send)
         if self.body_field is None:
             response = await self.endpoint(request)
         else:
-            kind = self.body_field.field_info.annotation
+            kind: Any = self.body_field.field_info.annotation
             response = await self.endpoint(await said(kind, request), request)
         await response(scope, receive, send)
 

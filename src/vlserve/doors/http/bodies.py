@@ -129,10 +129,11 @@ class _Gone(Exception):  # noqa: N818
 
 def _messages(pieces: list[bytes] | list[bytearray]) -> list[Message]:
     last = len(pieces) - 1
-    return [
+    messages: list[Message] = [
         {"type": "http.request", "body": piece, "more_body": i < last}
         for i, piece in enumerate(pieces)
-    ][::-1]
+    ]
+    return messages[::-1]
 
 
 def _replayed(body: list[Message], receive: Receive) -> Receive:

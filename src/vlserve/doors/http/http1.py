@@ -66,4 +66,4 @@ class _Turn:
 
 def mend() -> None:
     """For all connections from now on. hypercorn has no setting for whose protocol it speaks."""
-    protocol.H11Protocol = SingleH11Protocol  # type: ignore[misc]
+    setattr(protocol, "H11Protocol", SingleH11Protocol)  # noqa: B010  it exports no such name
