@@ -121,7 +121,8 @@ class Notes:
         *lines, self._rest = (self._rest + data).split(b"\n")
         for line in lines:
             facts = json.loads(line)
-            self.all.append(Note(*(facts.pop(name) for name in ("what", "number", "at")), facts))
+            what, number, at = (facts.pop(name) for name in ("what", "number", "at"))
+            self.all.append(Note(what, number, at, facts))
 
     def of(self, what: str, number: int = 0) -> list[Note]:
         """Those of one kind, of one trial."""

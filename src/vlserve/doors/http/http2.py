@@ -23,4 +23,4 @@ class EndingH2Protocol(H2Protocol):
 
 def mend() -> None:
     """For all connections from now on. hypercorn has no setting for whose protocol it speaks."""
-    protocol.H2Protocol = EndingH2Protocol  # type: ignore[misc]
+    protocol.H2Protocol = EndingH2Protocol  # type: ignore[attr-defined]
