@@ -195,11 +195,11 @@ class Stub(Caller):
         assert not half, "the client sends whole messages"
         self._call: Any
         if isinstance(self._wire, kserve.ModelInferRequest):
-            self._call = self._channel.stream_stream(self._path, _serialized)(self._wires())
+            self._call = self._channel.stream_stream(self._path, _serialized, bytes)(self._wires())
         elif self._is_stream:
-            self._call = self._channel.unary_stream(self._path, _serialized)(self._wire)
+            self._call = self._channel.unary_stream(self._path, _serialized, bytes)(self._wire)
         else:
-            self._call = self._channel.unary_unary(self._path, _serialized)(self._wire)
+            self._call = self._channel.unary_unary(self._path, _serialized, bytes)(self._wire)
         self._reading = asyncio.create_task(self._read())
 
     async def heard(self) -> None:
@@ -210,7 +210,7 @@ class Stub(Caller):
 
     async def close(self) -> None:
         await asyncio.gather(self._reading, return_exceptions=True)
-        await self._channel.close()
+        await self._channel.close(None)
 
     async def _wires(self) -> AsyncIterator[kserve.ModelInferRequest]:
         yield self._wire

@@ -1,7 +1,7 @@
 """Where a request is held for as long as a test wants, in whichever process it is just then, and
 what each process notes of it.
 
-The text or the picture of a request says where: `hold:<phase>:<number>`. The number is the
+The text or the picture of a request says where: `hold:<phase>:<number>;`. The number is the
 trial's own. Whoever comes to the gate makes a folder and waits for another one: a process that
 decodes can make a folder, but open no file.
 """
@@ -21,7 +21,7 @@ from typing import Any
 VARIABLE = "HELD_FOLDER"
 LONGEST_S = 20.0  # nobody is held for longer, whatever has become of the test
 _POLL_S = 0.0005
-_MARK = re.compile(rb"hold:(\w+):(\d+)")
+_MARK = re.compile(rb"hold:(\w+):(\d+);")
 
 
 class Phase(StrEnum):
@@ -47,7 +47,7 @@ class Hold:
     @property
     def mark(self) -> str:
         """What says it in a text or in a file."""
-        return f"hold:{self.phase}:{self.number}"
+        return f"hold:{self.phase}:{self.number};"
 
     def reach(self) -> None:
         """Say that the request is there."""
@@ -121,7 +121,8 @@ class Notes:
         *lines, self._rest = (self._rest + data).split(b"\n")
         for line in lines:
             facts = json.loads(line)
-            self.all.append(Note(*(facts.pop(name) for name in ("what", "number", "at")), facts))
+            what, number, at = (facts.pop(name) for name in ("what", "number", "at"))
+            self.all.append(Note(what, number, at, facts))
 
     def of(self, what: str, number: int = 0) -> list[Note]:
         """Those of one kind, of one trial."""

@@ -12,6 +12,7 @@ import signal
 import time
 import weakref
 from typing import Any
+from unittest import mock
 
 from tests.faults.held import Hold, Phase, held, note
 from vlserve.engines import catalog, worker
@@ -164,9 +165,9 @@ def _hold(request: Request) -> Hold | None:
 
 def main() -> None:
     """The worker, with all of this in it."""
-    worker.Channel = HeldChannel  # type: ignore[misc]
-    native.Encoder = HeldEncoder  # type: ignore[misc]
-    native.Scheduler = HeldScheduler  # type: ignore[misc]
+    mock.patch.object(worker, "Channel", HeldChannel).start()
+    mock.patch.object(native, "Encoder", HeldEncoder).start()
+    mock.patch.object(native, "Scheduler", HeldScheduler).start()
     scheduler.IDLE_STEP_TOKENS = PAGE  # type: ignore[misc]
     catalog.ENGINES["native"] = (__name__, HeldEngine.__name__)
     worker.main()

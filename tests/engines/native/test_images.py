@@ -67,8 +67,9 @@ async def test_nothing_is_kept_of_a_picture_whose_asker_left_before_its_turn(
 ) -> None:
     rng = random.Random(0)
     async with running(tiny_folder) as engine:
-        assert engine._encoder is not None
-        is_let, see, submit = threading.Event(), engine._encoder._see, engine._encoder.submit
+        encoder = engine._encoder
+        assert encoder is not None
+        is_let, see, submit = threading.Event(), encoder._see, encoder.submit
         pixels: list[weakref.ref[np.ndarray]] = []  # type: ignore[type-arg]
 
         def held(tenant: str, image: PromptImage) -> None:
@@ -79,8 +80,8 @@ async def test_nothing_is_kept_of_a_picture_whose_asker_left_before_its_turn(
             pixels.append(weakref.ref(max(image.inputs.values(), key=lambda each: each.nbytes)))
             return submit(tenant, image)
 
-        engine._encoder._see = held  # type: ignore[method-assign]
-        engine._encoder.submit = noted  # type: ignore[method-assign]
+        encoder._see = held  # type: ignore[method-assign]
+        encoder.submit = noted  # type: ignore[method-assign]
         seen = counted(engine)
         first, second = (
             asyncio.create_task(answer(engine, asked(str(i), picture(rng), "a"))) for i in range(2)
@@ -91,7 +92,7 @@ async def test_nothing_is_kept_of_a_picture_whose_asker_left_before_its_turn(
         del second  # which holds what its frames held
         is_let.set()
         await first
-        await until(lambda: not engine._encoder._queue)  # type: ignore[union-attr]
+        await until(lambda: not encoder._queue)
         await until(lambda: all(each() is None for each in pixels))
         assert len(seen) == 1
 
