@@ -27,6 +27,7 @@ from vlserve.engines.native.sequence import Sequence
 from vlserve.engines.wire import Cancel, Channel, Submit, ToWorker
 from vlserve.models.features import image_features
 from vlserve.models.prompt import Prompt, PromptImage
+from vlserve.timings import Stopwatch
 from vlserve.types import Request
 
 STEP_S = 0.005
@@ -120,8 +121,10 @@ class HeldEngine(native.NativeEngine):
                 note("gone", hold.number, has_begun=False, slots_missing=0, pages_missing=0)
             raise
 
-    def _sequence(self, request: Request, prompt: Prompt, matcher: Matcher | None) -> Sequence:
-        sequence = super()._sequence(request, prompt, matcher)
+    def _sequence(
+        self, request: Request, prompt: Prompt, matcher: Matcher | None, watch: Stopwatch
+    ) -> Sequence:
+        sequence = super()._sequence(request, prompt, matcher, watch)
         _SEQUENCES.add(sequence)
         return sequence
 

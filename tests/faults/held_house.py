@@ -25,6 +25,7 @@ from starlette.types import Message, Receive, Scope
 from tests.doors.grpc.live import until
 from tests.faults.held import VARIABLE, Hold, Notes, Phase, held, note
 from vlserve import app
+from vlserve.budget import Claim
 from vlserve.doors.http import answers
 from vlserve.doors.http.bodies import BoundedBodies
 from vlserve.doors.http.server import HttpDoor
@@ -145,9 +146,9 @@ class HeldDecoders(Decoders):
 class HeldFetcher(Fetcher):
     """Notes in which moment it hears that nobody waits for a picture."""
 
-    async def fetched(self, url: str, allowance: Allowance) -> bytes:
+    async def fetched(self, url: str, allowance: Allowance, max_bytes: int) -> bytes:
         with _noted_abort(held(url)):
-            return await super().fetched(url, allowance)
+            return await super().fetched(url, allowance, max_bytes)
 
 
 class House:
@@ -230,14 +231,16 @@ async def _never(receive: Receive) -> None:
 _whole = BoundedBodies._whole
 
 
-async def _deaf_whole(bounded: BoundedBodies, scope: Scope, receive: Receive) -> list[Message]:
+async def _deaf_whole(
+    bounded: BoundedBodies, scope: Scope, receive: Receive, claim: Claim
+) -> list[Message]:
     async def heard() -> Message:
         message = await receive()
         if message["type"] == "http.disconnect":
             await asyncio.Event().wait()
         return message
 
-    return await _whole(bounded, scope, heard)
+    return await _whole(bounded, scope, heard, claim)
 
 
 @asynccontextmanager

@@ -70,7 +70,7 @@ async def test_nothing_is_kept_of_a_picture_whose_asker_left_before_its_turn(
         encoder = engine._encoder
         assert encoder is not None
         is_let, see, submit = threading.Event(), encoder._see, encoder.submit
-        pixels: list[weakref.ref[np.ndarray]] = []  # type: ignore[type-arg]
+        pixels: list[weakref.ref[np.ndarray]] = []
 
         def held(tenant: str, image: PromptImage) -> None:
             is_let.wait(10)
