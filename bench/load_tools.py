@@ -13,6 +13,7 @@ import os
 import shlex
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -35,11 +36,13 @@ Counts = dict[str, int]
 
 @dataclass(frozen=True, slots=True)
 class Tool:
-    """A command, and what it says of itself: the counts in its report, and what it printed."""
+    """A command, and what it says of itself: the counts and the texts of the answers in its report,
+    and what it printed."""
 
     name: str
     command: Callable[[argparse.Namespace, str, Path], list[str]]
     counts: Callable[[Path], Counts]
+    texts: Callable[[Path], list[str]]
     printed: Callable[[Path, str], str]
 
 
@@ -53,7 +56,7 @@ def aiperf(options: argparse.Namespace, url: str, folder: Path) -> list[str]:
         *("--extra-inputs", "ignore_eos:true", "--request-count", str(options.requests)),
         *("--concurrency", str(options.clients), "--random-seed", str(options.seed)),
         *("--ui", "none", "--no-gpu-telemetry", "--no-server-metrics"),
-        *("--artifact-dir", str(folder)),
+        *("--export-outputs-json", "--artifact-dir", str(folder)),
     ]
 
 
@@ -67,6 +70,13 @@ def aiperf_counts(folder: Path) -> Counts:
         "prompt tokens": round(report["total_isl"]["avg"]),
         "answer tokens": round(report["total_osl"]["avg"]),
     }
+
+
+def aiperf_texts(folder: Path) -> list[str]:
+    """The answers, in order."""
+    return [
+        each["response_text"] for each in json.loads((folder / "outputs.json").read_text())["data"]
+    ]
 
 
 def aiperf_printed(folder: Path, _: str) -> str:
@@ -99,7 +109,7 @@ def guidellm(
 
 def guidellm_counts(folder: Path) -> Counts:
     """What its JSON export says."""
-    metrics = _guidellm_metrics(folder)
+    metrics = _guidellm(folder)["metrics"]
     return {
         "answered": metrics["request_totals"]["successful"],
         "failed": metrics["request_totals"]["errored"] + metrics["request_totals"]["incomplete"],
@@ -111,14 +121,19 @@ def guidellm_counts(folder: Path) -> Counts:
 def guidellm_chat_counts(folder: Path) -> Counts:
     """The same of chat completions, of which it takes all tokens of a prompt for its text's, and
     adds those of its pictures once more: what is read here is without them."""
-    text = _guidellm_metrics(folder)["text"]["tokens"]["input"]
+    text = _guidellm(folder)["metrics"]["text"]["tokens"]["input"]
     return guidellm_counts(folder) | {"prompt tokens": _total(text)}
 
 
-def _guidellm_metrics(folder: Path) -> dict[str, Any]:
+def guidellm_texts(folder: Path) -> list[str]:
+    """The answers, in order."""
+    return [each["output"] for each in _guidellm(folder)["requests"]["successful"]]
+
+
+def _guidellm(folder: Path) -> dict[str, Any]:
+    benchmark: dict[str, Any]
     (benchmark,) = json.loads((folder / "report.json").read_text())["benchmarks"]
-    metrics: dict[str, Any] = benchmark["metrics"]
-    return metrics
+    return benchmark
 
 
 def _total(figures: dict[str, Any]) -> int:
@@ -134,20 +149,32 @@ def guidellm_printed(_: Path, output: str) -> str:
 
 
 TOOLS = (
-    Tool("aiperf", aiperf, aiperf_counts, aiperf_printed),
-    Tool("guidellm", guidellm("/v1/chat/completions"), guidellm_chat_counts, guidellm_printed),
-    Tool("guidellm-responses", guidellm("/v1/responses"), guidellm_counts, guidellm_printed),
+    Tool("aiperf", aiperf, aiperf_counts, aiperf_texts, aiperf_printed),
+    Tool(
+        "guidellm",
+        guidellm("/v1/chat/completions"),
+        guidellm_chat_counts,
+        guidellm_texts,
+        guidellm_printed,
+    ),
+    Tool(
+        "guidellm-responses",
+        guidellm("/v1/responses"),
+        guidellm_counts,
+        guidellm_texts,
+        guidellm_printed,
+    ),
 )
 
 
 def said(seen: Witness) -> Counts:
     """What the server said, by the names of what a tool says."""
-    usages = seen.usages()
+    answers = seen.answers()
     return {
-        "answered": len(usages),
+        "answered": len(answers),
         "failed": seen.num_refused(),
-        "prompt tokens": sum(usage["prompt"] for usage in usages),
-        "answer tokens": sum(usage["answer"] for usage in usages),
+        "prompt tokens": sum(answer.num_prompt for answer in answers),
+        "answer tokens": sum(answer.num_tokens for answer in answers),
     }
 
 
@@ -159,7 +186,9 @@ async def run(tool: Tool, options: argparse.Namespace, server: str) -> tuple[str
             command = tool.command(options, f"http://{seen.address}", folder)
             output = await _output(options.folder, command, folder)
         counts, server_counts = tool.counts(folder), said(seen)
-        images = sum(usage["images"] for usage in seen.usages())
+        texts, answers = tool.texts(folder), seen.answers()
+        images = sum(answer.num_images for answer in answers)
+        num_same = (Counter(texts) & Counter(answer.text for answer in answers)).total()
         shown = shlex.join(command).replace(name, "FOLDER").replace(seen.address, "HOST:PORT")
         head: dict[str, Any] = {
             "date": datetime.now().astimezone().isoformat(timespec="seconds"),
@@ -171,9 +200,11 @@ async def run(tool: Tool, options: argparse.Namespace, server: str) -> tuple[str
             "command": shown,
             "the tool counted": counts,
             "the server said": server_counts | {"of the prompts, pictures": images},
+            "answers alike": f"tried {len(texts)}, held {num_same}",
+            "the first ones": texts[:3],
         }
         lines = [f"{name}: {fact}" for name, fact in head.items()]
-        is_held = counts == server_counts and counts["answered"] == options.requests
+        is_held = counts == server_counts and num_same == len(texts) == options.requests
         return "\n".join([*lines, "", tool.printed(folder, output).strip(), ""]), is_held
 
 

@@ -17,6 +17,16 @@ _EVENT = b"data: {"
 _REFUSAL = re.compile(rb"^HTTP/1\.1 [45]\d\d", re.MULTILINE)
 
 
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """A streamed answer and its usage, in tokens; those of pictures are part of the prompt."""
+
+    text: str
+    num_prompt: int
+    num_images: int
+    num_tokens: int
+
+
 @dataclass(slots=True)
 class Witness:
     """Where the relay listens, and the bytes of the server, a list for each connection."""
@@ -24,27 +34,30 @@ class Witness:
     address: str
     said: list[list[bytes]] = field(default_factory=list)
 
-    def usages(self) -> list[dict[str, int]]:
-        """The usage of each streamed answer: of its prompt and of what was answered, in tokens."""
-        return list(self._usages())
+    def answers(self) -> list[Answered]:
+        """The answers of one choice that came with their usage, chat completions and responses."""
+        return list(self._answers())
 
     def num_refused(self) -> int:
         """Answers with a status of 400 or more, and events of an error in a stream."""
         statuses = sum(len(_REFUSAL.findall(b"".join(pieces))) for pieces in self.said)
         return statuses + sum("error" in event for event in self._events())
 
-    def _usages(self) -> Iterator[dict[str, int]]:
+    def _answers(self) -> Iterator[Answered]:
+        text = ""
         for event in self._events():
+            for choice in event.get("choices", ()):
+                text += choice["delta"].get("content", "")
+            if event.get("type") == "response.output_text.delta":
+                text += event["delta"]
             usage = event.get("usage") or (event.get("response") or {}).get("usage")
             if not usage:
                 continue
             is_chat = "prompt_tokens" in usage
             asked, answered = ("prompt", "completion") if is_chat else ("input", "output")
-            yield {
-                "prompt": usage[f"{asked}_tokens"],
-                "images": usage[f"{asked}_tokens_details"]["image_tokens"],
-                "answer": usage[f"{answered}_tokens"],
-            }
+            num_images = usage[f"{asked}_tokens_details"]["image_tokens"]
+            yield Answered(text, usage[f"{asked}_tokens"], num_images, usage[f"{answered}_tokens"])
+            text = ""
 
     def _events(self) -> Iterator[dict[str, Any]]:
         for pieces in self.said:

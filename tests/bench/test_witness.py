@@ -5,7 +5,7 @@ from typing import Any
 import openai
 import pytest
 
-from bench.witness import witness
+from bench.witness import Answered, witness
 from tests.doors.http.live import data_url, live
 from tests.scripted import MODEL
 
@@ -38,8 +38,5 @@ async def test_it_counts_what_the_server_said() -> None:
                 await client.chat.completions.create(model="other", messages=[])
     assert text.endswith("one two ")
     assert kinds[-1] == "response.completed"
-    assert seen.usages() == [
-        {"prompt": 13, "images": 10, "answer": 3},
-        {"prompt": 13, "images": 10, "answer": 3},
-    ]
+    assert seen.answers() == [Answered(text, 13, 10, 3), Answered("a b c ", 13, 10, 3)]
     assert seen.num_refused() == 1
