@@ -209,6 +209,7 @@ class Stub(Caller):
         self._call.cancel()
 
     async def close(self) -> None:
+        self._call.cancel()
         await asyncio.gather(self._reading, return_exceptions=True)
         await self._channel.close(None)
 

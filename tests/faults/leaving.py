@@ -241,8 +241,10 @@ class Matrix:
             return
         await until(lambda: bool(hold.pids), COMES_S)
         if cell.is_stream and cell.phase in {Phase.STEP, Phase.FLUSH}:
-            async with asyncio.timeout(COMES_S):
-                await calling.heard()
+            # First tokens may be parts of a character, which say nothing yet.
+            with suppress(TimeoutError):
+                async with asyncio.timeout(UNHEARD_S):
+                    await calling.heard()
 
     async def _freed(
         self,
