@@ -21,10 +21,11 @@ def asked(text: str, *, is_stream: bool = False) -> bytes:
     return request_head(CHAT, len(body)) + body
 
 
+@pytest.mark.parametrize("ahead", [HEALTH, b"\r\n"], ids=["request", "line end"])
 @pytest.mark.parametrize("is_at_once", [True, False], ids=["at once", "later"])
 @pytest.mark.parametrize("is_mended", [True, False], ids=["mended", "control"])
 async def test_a_request_sent_ahead_does_not_hide_that_the_caller_has_left(
-    is_mended: bool, is_at_once: bool, monkeypatch: pytest.MonkeyPatch
+    is_mended: bool, is_at_once: bool, ahead: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The control: hypercorn as it is works on for nobody. A stream would end as it writes."""
     engine = ScriptedEngine(num_slots=1, step_s=0.002)
@@ -32,9 +33,9 @@ async def test_a_request_sent_ahead_does_not_hide_that_the_caller_has_left(
         if not is_mended:
             monkeypatch.setattr(protocol, "H11Protocol", H11Protocol)
         _, writer = await house.connect()
-        writer.write(asked("hold") + HEALTH * is_at_once)
+        writer.write(asked("hold") + ahead * is_at_once)
         await until(lambda: engine.num_steps > 3)
-        writer.write(HEALTH)
+        writer.write(ahead)
         await asyncio.sleep(0.05)
         writer.close()
         await asyncio.sleep(0.1)
