@@ -38,6 +38,6 @@ async def test_odd_pictures_are_the_same_through_all_doors() -> None:
         other = await PICTURES["gRPC bytes"](caller, odd["png grey"][0])
         assert f"sha256 {pictures.digest(odd['png rgb'][0])[:12]}" not in other.text
     print(
-        f"row 17, {len(odd)} pictures in {len(PICTURES)} ways: tried {num}, held {num - len(wrong)}"
+        f"odd pictures, {len(odd)} pictures in {len(PICTURES)} ways: tried {num}, held {num - len(wrong)}"
     )
     assert not wrong
