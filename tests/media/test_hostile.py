@@ -71,7 +71,7 @@ async def test_bombs_and_lies_are_refused_for_little(monkeypatch: pytest.MonkeyP
     p99_ms = seconds[slowest[-len(files) // 100]] * 1e3
     largest = max(mib, key=lambda name: mib[name])
     print(
-        f"bombs and lies: tried {len(files)}, held {len(files)}; memory {mib[largest]:.0f} MiB at most"
+        f"bombs: tried {len(files)}, held {len(files)}; memory {mib[largest]:.0f} MiB at most"
         f" ({largest}), {base_mib:.0f} with a small picture; p99 {p99_ms:.0f} ms of a processor,"
         f" {seconds[slowest[-1]] * 1e3:.0f} ms at most ({slowest[-1]})"
     )
