@@ -11,6 +11,7 @@ import asyncio
 import json
 import os
 import shlex
+import signal
 import sys
 import tempfile
 from collections import Counter
@@ -223,13 +224,14 @@ async def _output(binaries: Path, command: Sequence[str], folder: Path) -> str:
         cwd=ROOT,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
+        start_new_session=True,
     )
     try:
         async with asyncio.timeout(_LONGEST_S):
             printed, _ = await process.communicate()
     finally:
         if process.returncode is None:
-            process.kill()
+            os.killpg(process.pid, signal.SIGKILL)  # both start others
             await process.wait()
     if process.returncode:
         sys.exit(f"{shlex.join(command)}\n{printed.decode()}\nended with {process.returncode}")

@@ -178,7 +178,8 @@ async def no_place(hall: Service, engine: NativeEngine, patch: Patch) -> Timings
 async def no_room_for_pixels(hall: Service, engine: NativeEngine, patch: Patch) -> Timings:
     async with hall._decoded.share(hall._decoded.num_left) as share:
         asking = asyncio.create_task(asked(hall, ImageRef(fresh())))
-        await asyncio.sleep(LONG_S + 0.2)  # header before pixels
+        await until(lambda: bool(hall._decoded._waiting))  # its header was read
+        await asyncio.sleep(LONG_S)
         share.give_back()
         return await asking
 

@@ -37,7 +37,5 @@ async def test_odd_pictures_are_the_same_through_all_doors() -> None:
         # The control: another picture's digest is another.
         other = await PICTURES["gRPC bytes"](caller, odd["png grey"][0])
         assert f"sha256 {pictures.digest(odd['png rgb'][0])[:12]}" not in other.text
-    print(
-        f"row 17, {len(odd)} pictures in {len(PICTURES)} ways: tried {num}, held {num - len(wrong)}"
-    )
+    print(f"{len(odd)} odd pictures in {len(PICTURES)} ways: tried {num}, held {num - len(wrong)}")
     assert not wrong

@@ -376,7 +376,6 @@ FRONT = """
 import asyncio, sys
 from vlserve.engines.supervisor import Supervisor
 from vlserve.settings import EngineSettings, ModelSettings
-from vlserve.timings import Stage, Timings
 
 async def main():
     engine = Supervisor(ModelSettings(), EngineSettings(kind=sys.argv[1]))

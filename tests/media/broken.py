@@ -197,8 +197,8 @@ def main() -> None:
     }
     path = RESULTS / f"broken-pictures-{datetime.now(UTC):%Y-%m-%d}.json"
     path.write_text(json.dumps(result, indent=1) + "\n")
-    print(f"row 15: {totals}, through processes tried {tried}, equal {equal}, {decoded_s:.1f} s")
-    print(f"row 15, control: {sum(control.values())} cuts taken by a lenient decoder: {control}")
+    print(f"{totals}, through processes tried {tried}, equal {equal}, {decoded_s:.1f} s")
+    print(f"control: {sum(control.values())} cuts taken by a lenient decoder: {control}")
     sys.exit(totals["tried"] != totals["held"] or tried != equal)
 
 

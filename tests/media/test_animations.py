@@ -37,7 +37,7 @@ async def test_many_frames(kind: str) -> None:
     room.close()
     said, taken_s, is_killed = await ended_late(Encoded(large, MAX_PIXELS, max_frames=8), SHORT)
     print(
-        f"rows 16 and 23, {kind} of {NUM} frames, {len(large) >> 10} KiB: tried 4, held 4; the"
+        f"animations, {kind} of {NUM} frames, {len(large) >> 10} KiB: tried 4, held 4; the"
         f" first after {first_s * 1e3:.0f} ms of a processor, memory {peak_mib:.0f} MiB at most; as"
         f" a video told after {taken_s:.2f} s that it {said}"
     )
@@ -56,5 +56,5 @@ async def test_where_time_has_no_bound_an_animation_takes_all_it_wants() -> None
     assert len(await room.frames(Encoded(data, MAX_PIXELS, max_frames=8))) == 8
     taken_s = watched.processor_s - begin_s
     room.close()
-    print(f"rows 16 and 23, control: {taken_s:.1f} s of a processor for {NUM // 10} frames")
+    print(f"animations, control: {taken_s:.1f} s of a processor for {NUM // 10} frames")
     assert taken_s * 10 > SHORT.processor_s

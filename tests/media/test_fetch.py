@@ -38,7 +38,7 @@ def trial(*arguments: str, module: str = "web") -> dict[str, Any]:
 def test_nothing_inside_is_reached() -> None:
     found = trial()
     print(
-        f"row 24: tried {found['tried']}, held {found['refused']}, inside {found['inside']};"
+        f"hostile URLs: tried {found['tried']}, held {found['refused']}, inside {found['inside']};"
         f" good {found['good']} of {len(web.GOOD)}; bodies {found['bodies']} of {len(web.BODIES)}"
     )
     assert found["wrong"] == []
@@ -67,15 +67,15 @@ def test_nothing_inside_is_reached() -> None:
 def test_without_the_guard_the_inside_is_reached() -> None:
     """The control."""
     found = trial("unguarded")
-    print(f"row 24, control: tried {found['tried']}, connects inside {found['inside']}")
+    print(f"hostile URLs, control: tried {found['tried']}, connects inside {found['inside']}")
     assert found["inside"] > 30
 
 
 def test_nothing_inside_is_reached_through_any_door() -> None:
-    """The third column: every other way in which a URL gets in, or something that looks like it."""
+    """Every other way in which a URL gets in, or something that looks like it."""
     found = trial(module="web_doors")
     print(
-        f"row 24, {len(found['ways'])} ways: tried {found['tried']}, held {found['held']},"
+        f"hostile URLs, {len(found['ways'])} ways: tried {found['tried']}, held {found['held']},"
         f" connects inside {found['inside']}, requests there {found['requests']}"
     )
     assert found["wrong"] == []
@@ -88,7 +88,7 @@ def test_through_unguarded_doors_the_inside_is_reached() -> None:
     """The control: every way that is followed gets there."""
     found = trial("unguarded", module="web_doors")
     print(
-        f"row 24, {len(found['ways'])} ways, control: tried {found['tried']},"
+        f"hostile URLs, {len(found['ways'])} ways, control: tried {found['tried']},"
         f" held {found['held']}, connects inside {found['inside']},"
         f" requests there {found['requests']}"
     )

@@ -71,7 +71,7 @@ async def test_bombs_and_lies_are_refused_for_little(monkeypatch: pytest.MonkeyP
     p99_ms = seconds[slowest[-len(files) // 100]] * 1e3
     largest = max(mib, key=lambda name: mib[name])
     print(
-        f"row 16: tried {len(files)}, held {len(files)}; memory {mib[largest]:.0f} MiB at most"
+        f"bombs: tried {len(files)}, held {len(files)}; memory {mib[largest]:.0f} MiB at most"
         f" ({largest}), {base_mib:.0f} with a small picture; p99 {p99_ms:.0f} ms of a processor,"
         f" {seconds[slowest[-1]] * 1e3:.0f} ms at most ({slowest[-1]})"
     )
@@ -95,7 +95,7 @@ async def test_without_its_bounds_a_bomb_takes_what_it_wants() -> None:
     assert found == TOO_MUCH_MEMORY
     bounded.close()
     free.close()
-    print(f"row 16, control: {free_mib:.0f} MiB without bounds, {kept_mib:.0f} with them")
+    print(f"bombs, control: {free_mib:.0f} MiB without bounds, {kept_mib:.0f} with them")
     assert kept_mib <= MAX_MIB < 2 * MAX_MIB <= free_mib
 
 
@@ -124,7 +124,7 @@ async def test_what_stands_behind_a_picture_changes_nothing() -> None:
         assert not isinstance(found, str), f"{name}: {found}"
         assert np.array_equal(found, picture.decoded(same_as, MAX_PIXELS)), name
     room.close()
-    print(f"row 16, two things in one: tried {len(files)}, held {len(files)}")
+    print(f"two things in one: tried {len(files)}, held {len(files)}")
 
 
 async def test_broken_pictures_end_the_same_way_through_processes() -> None:

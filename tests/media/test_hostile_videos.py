@@ -143,8 +143,9 @@ async def test_hostile_ones_are_refused(monkeypatch: pytest.MonkeyPatch) -> None
     peak_mib = watched.peak_mib
     room.close()
     print(
-        f"row 23: tried {len(files)}, held {len(files) - len(wrong)}; slowest {slowest_s:.2f} s of"
-        f" a processor, {longest_s:.2f} s by the clock, memory {peak_mib:.0f} MiB at most"
+        f"hostile videos: tried {len(files)}, held {len(files) - len(wrong)}; slowest"
+        f" {slowest_s:.2f} s of a processor, {longest_s:.2f} s by the clock, memory"
+        f" {peak_mib:.0f} MiB at most"
     )
     assert not wrong
     assert len(files) >= 60
@@ -185,7 +186,7 @@ async def test_frames_are_never_more_than_asked_for(monkeypatch: pytest.MonkeyPa
             found = await room.frames(Encoded(data, MAX_PIXELS, max_frames))
             assert len(found) == max_frames, name
     room.close()
-    print(f"row 23, frames: tried {3 * len(files)}, held {3 * len(files)}")
+    print(f"frames of videos: tried {3 * len(files)}, held {3 * len(files)}")
     # The control: where all are wanted, all come.
     monkeypatch.setattr(video, "_wanted", lambda times, _: times)
     monkeypatch.setattr(video, "_middles", lambda num, _: range(num))
@@ -241,7 +242,7 @@ def test_a_video_that_names_another_file_does_not_open_it(tmp_path: Path) -> Non
         assert followed(data, form, options | whitelist) == []
         # The control: without any they are opened.
         assert followed(data, form, options) == [0, 1, 2]
-    print("row 23, other files: tried 5, held 5; control: 2 of 2 are opened without the guards")
+    print("other files: tried 5, held 5; control: 2 of 2 are opened without the guards")
 
 
 async def test_a_long_video_goes_over_its_time() -> None:

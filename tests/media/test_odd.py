@@ -32,7 +32,7 @@ def is_same(data: bytes, expected: pictures.Pixels) -> bool:
 
 def test_pixels_equal_those_of_a_second_decoder() -> None:
     wrong = differing()
-    print(f"row 17: tried {len(ODD)}, held {len(ODD) - len(wrong)}")
+    print(f"odd pictures: tried {len(ODD)}, held {len(ODD) - len(wrong)}")
     assert not wrong
     assert len(ODD) >= 80
     pixels = picture.decoded(ODD["png rgb"][0], MAX_PIXELS)
@@ -75,5 +75,5 @@ def test_without_a_rule_those_that_need_it_differ(
     name, other, needing = OFF[rule]
     monkeypatch.setattr(picture, name, other)
     wrong = differing()
-    print(f"row 17, control: without {rule} tried {len(ODD)}, held {len(ODD) - len(wrong)}")
+    print(f"odd pictures, control: without {rule} tried {len(ODD)}, held {len(ODD) - len(wrong)}")
     assert wrong == set(needing)

@@ -113,6 +113,16 @@ def test_an_exif_block_that_cannot_be_read_is_ignored() -> None:
         assert difference(load(data), pictures.scene()) == 0
 
 
+def test_an_exif_block_of_an_avif_begins_as_it_must() -> None:
+    exif = Image.Exif()
+    exif[0x010F] = "somebody"
+    whole = pictures.encoded(Image.fromarray(pictures.scene()), "AVIF", exif=exif)
+    at = whole.rindex(b"MM\0*")
+    assert refusal(whole[:at] + b"none" + whole[at + 4 :]) in TEXTS
+    kept = whole[: at + 4] + b"\x7f\xff\xff\xff" + whole[at + 8 :]  # it leads nowhere
+    assert difference(load(kept), load(whole)) == 0
+
+
 def test_digest_is_of_size_and_pixels() -> None:
     images = {
         kind: image(load(KINDS[kind]))

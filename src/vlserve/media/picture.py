@@ -9,7 +9,8 @@ Decisions, each tested:
 - transparency lies on white
 - 16-bit grey is scaled to 8 bits by 255/65535, rounded; 16-bit colour keeps its high byte
 - an ICC profile that fits the picture's colours is followed, any other is ignored
-- an EXIF block that cannot be read is ignored: it says nothing about the pixels
+- an EXIF block that cannot be read is ignored: it says nothing about the pixels; but the decoder
+  of AVIF refuses the picture for one that does not begin as it must
 - HEIC, JPEG 2000 and other formats that people do send are refused by their name
 """
 

@@ -172,12 +172,14 @@ class ModelAdapter:
     def prepare_whole(self, messages: Sequence[Message[Image]]) -> Prompt:
         """As `prepare`, for `forward`: all pictures' inputs together, and in one block.
 
-        Raises ServeError(INVALID_ARGUMENT, field="messages") for pictures of several details.
+        Raises ServeError(INVALID_ARGUMENT, field="messages") for pictures of several details where
+        these differ.
         """
-        if len({part.detail for message in messages for part in message.pictures()}) > 1:
-            raise invalid("messages", "this model takes pictures of one detail in a request")
-        prompt = self.prepare(messages)
         pictures = [part for message in messages for part in message.pictures()]
+        if len({id(self.processor_for([picture])) for picture in pictures}) > 1:
+            one = "this model takes pictures of one detail in a request, and frames are of low"
+            raise invalid("messages", one)
+        prompt = self.prepare(messages)
         inputs = self.joint_inputs(pictures) if pictures else {}
         whole = ((0, len(prompt.token_ids)),)
         return replace(prompt, images=(PromptImage("", "", inputs),), blocks=whole)

@@ -16,6 +16,8 @@ from tests.asked import QUESTIONS
 from tests.engines.collect import answer, running
 from tests.families import FAMILIES, write_family
 from tests.oracle import Oracle, conversation
+from vlserve.engines.native.self_check import NotBatchedError
+from vlserve.errors import ServeError
 from vlserve.media.room import image
 from vlserve.types import Detail, Image, Message, Request, Role, SamplingParams
 
@@ -97,3 +99,22 @@ async def test_the_control_looks_closely(family: str, tmp_path: Path) -> None:
         async with running(folder) as engine:
             answered = await answer(engine, Request("", (asked,), PLAIN))
     assert answered.token_ids != generated(Oracle(folder), family, asked)
+
+
+@pytest.mark.parametrize(("family", "is_taken"), [("llava", True), ("idefics3", False)])
+async def test_a_model_that_is_not_batched_takes_two_details_where_they_are_one(
+    family: str, is_taken: bool, tmp_path: Path
+) -> None:
+    """A picture beside a video's frames, say."""
+    folder = written(family, tmp_path / "model")
+    mixed = Message(Role.USER, (large(1, Detail.LOW), "and", large(2, Detail.AUTO), "?"))
+    refusing = mock.Mock(side_effect=NotBatchedError("on purpose"))
+    with mock.patch("vlserve.engines.native.engine.check_batching", refusing):
+        async with running(folder) as engine:
+            assert not engine.info.is_batched
+            if is_taken:
+                answered = await answer(engine, Request("", (mixed,), PLAIN))
+                assert answered.token_ids == generated(Oracle(folder), family, mixed)
+            else:
+                with pytest.raises(ServeError, match="takes pictures of one detail"):
+                    await answer(engine, Request("", (mixed,), PLAIN))
