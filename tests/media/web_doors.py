@@ -5,6 +5,7 @@ Each hostile URL is brought to it in every way there is. The last line printed s
 
 import asyncio
 import json
+import os
 import sys
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -84,4 +85,5 @@ async def trial(*, is_guarded: bool) -> dict[str, Any]:
 
 if __name__ == "__main__":
     raise_network()
+    os.environ["no_proxy"] = "127.0.0.1"  # stock clients of gRPC follow the environment to a door
     print(json.dumps(asyncio.run(trial(is_guarded="unguarded" not in sys.argv))))

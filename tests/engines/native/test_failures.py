@@ -42,7 +42,7 @@ async def test_pictures_that_break_the_tower_fail_alone(tiny_folder: Path) -> No
     async with running(tiny_folder) as engine:
         assert engine._encoder is not None
         see = engine._encoder._see
-        keys = [[p.sha256 for m in each.messages for p in m.pictures()] for each in REQUESTS]
+        keys = [[p.key for m in each.messages for p in m.pictures()] for each in REQUESTS]
         index = next(i for i, of_request in enumerate(keys) if of_request)
 
         def breaks(tenant: str, image: PromptImage) -> None:
