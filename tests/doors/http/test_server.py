@@ -97,7 +97,9 @@ BAD_BODIES: list[tuple[bytes, str | None]] = [
         "max_tokens",
     ),
     (json.dumps({f"k{i}": 1 for i in range(200_000)}).encode(), None),
-    (json.dumps({"messages": [{}] * 100_000}).encode(), "messages"),
+    (json.dumps({"messages": [{}] * 100_000}).encode(), "messages[0].role"),
+    (json.dumps({"messages": [], "modalities": [1] * 260_000}).encode(), "modalities[0]"),
+    (json.dumps({"messages": [], "stop_token_ids": ["a"] * 260_000}).encode(), "stop_token_ids[0]"),
     (
         json.dumps(
             {"messages": [user("a")], "logit_bias": {str(i): "x" for i in range(100_000)}}

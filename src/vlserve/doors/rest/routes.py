@@ -47,7 +47,7 @@ class PictureQuestion(Question):
 class PictureQuestions(Said):
     """Pictures, each with a question of its own or the one that is for all."""
 
-    images: list[PictureQuestion] = Field(min_length=1)
+    images: list[PictureQuestion] = Field(min_length=1, fail_fast=True)
 
 
 class Description(BaseModel):
