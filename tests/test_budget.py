@@ -80,6 +80,18 @@ async def test_pictures_wait_encoded(
     service.close()
 
 
+async def test_who_leaves_in_the_moment_of_its_turn_only_leaves() -> None:
+    budget = Budget(TOTAL)
+    async with budget.share(TOTAL) as share:
+        waiting = asyncio.create_task(budget.share(1).__aenter__())
+        await until(lambda: bool(budget._waiting))
+        waiting.cancel()
+        share.give_back()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+    assert budget.num_left == TOTAL
+
+
 async def test_who_wants_nothing_waits_for_nobody() -> None:
     budget = Budget(TOTAL)
     async with budget.share(TOTAL), asyncio.timeout(5):

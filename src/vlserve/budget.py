@@ -101,7 +101,7 @@ class Budget:
             # Cancelled in the moment in which it was given.
             if turn.done() and not turn.cancelled():
                 self.give_back(amount)
-            else:
+            elif (amount, turn) in self._waiting:  # nobody's turn came in the same moment
                 self._waiting.remove((amount, turn))
                 self.give_back(0)
             raise

@@ -156,7 +156,7 @@ def ask(
         typer.Option(metavar="HOST:PORT", help=_SERVER_HELP),
     ] = None,
     max_tokens: Annotated[
-        int | None, typer.Option(help="Longest answer, in tokens.", show_default=False)
+        int | None, typer.Option(min=1, help="Longest answer, in tokens.", show_default=False)
     ] = None,
 ) -> None:
     """Ask about pictures."""

@@ -313,6 +313,18 @@ async def test_what_takes_long_to_read_is_not_read(
         assert (await house.client.chat(most)).text
 
 
+async def test_a_group_hides_nothing() -> None:
+    """No message here has any, and protobuf reads and keeps them."""
+    data = b"\xa3\x06\xa4\x06" + b"\x22\x00" * 100_000
+    assert len(pb.VisionRequest.FromString(data).messages) == 100_000
+    async with live() as house, grpc.aio.insecure_channel(house.door.address) as channel:
+        call = channel.unary_unary("/vision.VisionService/Chat", bytes, bytes)(data)
+        assert await call.code() is grpc.StatusCode.INVALID_ARGUMENT
+        assert await call.details() == (
+            "request: is not a message of this call, or has too many fields"
+        )
+
+
 async def test_too_many_parts_are_refused_at_once() -> None:
     async with live() as house:
         many = pb.VisionRequest(messages=[user(*[TEXT] * 1500), user(*[TEXT] * 1500)])

@@ -80,3 +80,17 @@ async def test_a_connection_is_kept_from_answer_to_request() -> None:
                     await reader.readline()
                 assert (answer.status, answer.headers.get("connection")) == (200, None)
         writer.close()
+
+
+async def test_a_connection_is_kept_by_who_offers_another_protocol_with_each_request() -> None:
+    offer = (
+        b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABk\r\n\r\n"
+    )
+    async with live() as house:
+        reader, writer = await house.connect()
+        for _ in range(3):
+            writer.write(asked("hello").replace(b"\r\n\r\n", b"\r\n" + offer, 1))
+            async with asyncio.timeout(5):
+                answer = await read_answer(reader)
+            assert (answer.status, answer.headers.get("connection")) == (200, None)
+        writer.close()

@@ -168,3 +168,14 @@ async def test_who_sends_on_beyond_twice_the_bound_harms_nobody_else_on_the_conn
             else:
                 with pytest.raises(AssertionError, match="the connection was closed"):
                     await another
+
+
+@pytest.mark.parametrize(("method", "path"), [("GET", "/\xff"), ("G\xc3T", "/health/live")])
+async def test_a_request_that_is_none_harms_nobody_else_on_the_connection(
+    method: str, path: str
+) -> None:
+    async with live() as house, calling(house) as caller:
+        caller.begin(path, method, ends=True)
+        caller.begin(path, method)
+        status, _ = await caller.answer(caller.begin("/health/live", "GET", ends=True))
+    assert status == 200

@@ -67,6 +67,16 @@ async def test_what_is_not_there(method: str, path: str, status: int, code: str)
     assert set(answer.error) == {"message", "type", "param", "code"}
 
 
+@pytest.mark.parametrize(
+    ("path", "allowed"),
+    [(CHAT, "POST"), ("/v1/files/a", "DELETE, GET"), ("/v1/models/a", "GET"), ("/docs", "GET")],
+)
+async def test_what_a_path_has_instead_is_told(path: str, allowed: str) -> None:
+    async with live() as house:
+        answer = await house.get(path, "PUT")
+    assert (answer.status, answer.headers["allow"]) == (405, allowed)
+
+
 BAD_BODIES: list[tuple[bytes, str | None]] = [
     (b"", None),
     (b"{", None),
@@ -97,7 +107,9 @@ BAD_BODIES: list[tuple[bytes, str | None]] = [
         "max_tokens",
     ),
     (json.dumps({f"k{i}": 1 for i in range(200_000)}).encode(), None),
-    (json.dumps({"messages": [{}] * 100_000}).encode(), "messages"),
+    (json.dumps({"messages": [{}] * 100_000}).encode(), "messages[0].role"),
+    (json.dumps({"messages": [], "modalities": [1] * 260_000}).encode(), "modalities[0]"),
+    (json.dumps({"messages": [], "stop_token_ids": ["a"] * 260_000}).encode(), "stop_token_ids[0]"),
     (
         json.dumps(
             {"messages": [user("a")], "logit_bias": {str(i): "x" for i in range(100_000)}}

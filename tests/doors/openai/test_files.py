@@ -129,6 +129,16 @@ async def test_what_is_no_upload_is_refused_by_its_name(param: str, form: dict[s
     assert (answer.error["param"], bare.error["param"]) == (param, None)
 
 
+@pytest.mark.parametrize("charset", ["undefined", "punycode", "unicode_escape"])
+async def test_a_form_in_another_encoding_is_refused(charset: str) -> None:
+    name = 'name="file"; filename="\\ud800.png"'
+    form = f"--cut\r\nContent-Disposition: form-data; {name}\r\n\r\nx\r\n--cut--\r\n".encode()
+    async with live() as house:
+        kind = f"multipart/form-data; boundary=cut; charset={charset}"
+        answer = await house.post("/v1/files", form, kind)
+    assert (answer.status, answer.error["message"]) == (400, "a form must be in UTF-8")
+
+
 async def test_a_video_gives_its_frames_at_both_doors() -> None:
     data = clips.animation("GIF")
     url = f"data:image/gif;base64,{base64.b64encode(data).decode()}"

@@ -169,6 +169,7 @@ async def test_a_failure_in_mid_stream(caplog: pytest.LogCaptureFixture) -> None
 REFUSED: list[tuple[str, dict[str, Any]]] = [
     ("input", {"input": ""}),
     ("input", {"input": []}),
+    ("input", {"input": [], "instructions": "c"}),
     ("input", {"input": 7}),
     ("input[0].role", {"input": [{"role": "tool", "content": "a"}]}),
     ("input[0].type", {"input": [{"type": "function_call", "role": "user", "content": "a"}]}),

@@ -79,6 +79,13 @@ async def test_refusals_name_the_callers_field() -> None:
                 ("image", b'{"max_image_bytes": %d}' % (len(png()) - 1)),
             )
         ),
+        ("prompt", form(("image", "a.png", png()), ("prompt", "", b"a"), ("prompt", "", b"b"))),
+        ("image", form(("image", "", b"a"), ("image", "a.png", png()))),
+        *(
+            (None, (raw, f"{kind}; charset={charset}"))
+            for raw, kind in (form(("image", "a.png", png()), ("\\ud800", "", b"a")),)
+            for charset in ("undefined", "punycode", "unicode_escape")
+        ),
         (None, (b"no form", "multipart/form-data; boundary=cut")),
         (None, (b"no form", "multipart/form-data")),
         (None, (b"{", "application/json")),

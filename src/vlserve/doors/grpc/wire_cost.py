@@ -16,7 +16,8 @@ _SMALL_BYTES: Final = 64 * 1024
 
 def is_costly(data: bytes, kind: type[Message]) -> bool:
     """Whether bytes that should be a message of that kind hold more than MAX_FIELDS fields, those
-    of the messages in it and the numbers of lists among them. Bytes that are none are not."""
+    of the messages in it and the numbers of lists among them, or a group. Bytes that are none are
+    not."""
     if len(data) <= _SMALL_BYTES:
         return False
     try:
@@ -45,8 +46,8 @@ def _num_fields(data: memoryview, kind: Descriptor, most: int) -> int:
                     num += _num_inside(data[begin:at], field, most - num)
             case 5:  # 32 bits
                 at += 4
-            case _:
-                raise ValueError("a group, which no message here has")
+            case _:  # a group, which no message here has, and which is read all the same
+                return most + 1
     return num
 
 

@@ -24,9 +24,8 @@ class AskingRoute(APIRoute):
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request. FastAPI's own way takes in the body twice and keeps it to the end."""
-        methods = self.methods or ()
-        if scope["method"] not in methods:
-            raise HTTPException(405, headers={"Allow": ", ".join(methods)})
+        if scope["method"] not in (self.methods or ()):
+            raise HTTPException(405)
         request = Request(scope, receive, send)
         if self.body_field is None:
             response = await self.endpoint(request)

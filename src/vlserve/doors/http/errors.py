@@ -12,6 +12,7 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
+from starlette.routing import Match, Route
 
 from vlserve.errors import Code, ServeError, invalid
 
@@ -165,9 +166,12 @@ def handle_errors(app: FastAPI) -> None:
         assert isinstance(error, RequestValidationError)  # noqa: S101  registered for it
         return response_of(misfit(error.errors(), error.body))
 
-    async def by_status(_: Request, error: Exception) -> Response:
+    async def by_status(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)  # noqa: S101  registered for it
-        return status_response(HTTPStatus(error.status_code), error.headers)
+        status, headers = HTTPStatus(error.status_code), error.headers
+        if status is HTTPStatus.METHOD_NOT_ALLOWED:
+            headers = {"allow": ", ".join(sorted(_methods(app, request)))}
+        return status_response(status, headers)
 
     async def failed(_: Request, error: Exception) -> Response:
         # Starlette raises it once more, so that the server logs it: not twice.
@@ -178,6 +182,16 @@ def handle_errors(app: FastAPI) -> None:
     app.add_exception_handler(RequestValidationError, misfitting)
     app.add_exception_handler(HTTPException, by_status)
     app.add_exception_handler(Exception, failed)
+
+
+def _methods(app: FastAPI, request: Request) -> set[str]:
+    """Those of a path, of which each has a route of its own and knows none of the others."""
+    return {
+        method
+        for route in app.routes
+        if isinstance(route, Route) and route.matches(request.scope)[0] is not Match.NONE
+        for method in route.methods or ()
+    }
 
 
 def _rendered(status: HTTPStatus, body: ErrorBody, headers: Mapping[str, str]) -> Response:

@@ -1,14 +1,19 @@
 """What a body is said to be; and forms with files in them, as a body."""
 
-from collections.abc import Collection
+from collections.abc import AsyncIterator, Collection
+from contextlib import asynccontextmanager
 from typing import Final
 
+from python_multipart.multipart import parse_options_header
 from starlette.datastructures import FormData
+from starlette.requests import Request
 from starlette.types import Scope
 
-from vlserve.errors import invalid
+from vlserve.errors import Code, ServeError, invalid
 
 FORM: Final = "multipart/form-data"
+# What may come is a field; a client of OpenAI's sends two for `expires_after`, which is refused.
+_MAX_FIELDS: Final = 3
 
 
 def media_type(scope: Scope) -> str:
@@ -23,8 +28,23 @@ def is_json(scope: Scope) -> bool:
     return main == "application" and (kind == "json" or kind.endswith("+json"))
 
 
-def refuse_unknown(form: FormData, known: Collection[str]) -> None:
-    """Raises ServeError(INVALID_ARGUMENT) naming a field that is none of `known`."""
-    for name in form:
-        if name not in known:
-            raise invalid(name, "is not served here")
+@asynccontextmanager
+async def form_of(request: Request, known: Collection[str]) -> AsyncIterator[FormData]:
+    """The form that a body is, with one file at most, open while the context lasts.
+
+    Raises ServeError(INVALID_ARGUMENT) for one in another encoding than UTF-8, and naming a field
+    that is none of `known` or there twice.
+    """
+    _, parameters = parse_options_header(request.headers["content-type"])
+    # Python knows encodings that raise errors of their own, or make text that is no Unicode.
+    if parameters.get(b"charset", b"utf-8").lower() not in (b"utf-8", b"utf8"):
+        raise ServeError(Code.INVALID_ARGUMENT, "a form must be in UTF-8")
+    async with request.form(max_files=1, max_fields=_MAX_FIELDS) as form:
+        seen: set[str] = set()
+        for name, _ in form.multi_items():
+            if name not in known:
+                raise invalid(name, "is not served here")
+            if name in seen:
+                raise invalid(name, "is there twice")
+            seen.add(name)
+        yield form

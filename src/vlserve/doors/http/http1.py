@@ -30,10 +30,13 @@ class SingleH11Protocol(H11Protocol):
         try:
             await super()._handle_events()
         except _AheadError:
-            self._is_ahead = True
-            # As hypercorn counts it this was the last request: where the answer has not begun, it
-            # says that it closes the connection.
-            self.keep_alive_requests = self.config.keep_alive_max_requests
+            # h11 pauses as well after a request that offers another protocol, as the JDK's client
+            # does with each: there nothing came.
+            if self.connection.trailing_data[0]:
+                self._is_ahead = True
+                # As hypercorn counts it this was the last request: where the answer has not begun,
+                # it says that it closes the connection.
+                self.keep_alive_requests = self.config.keep_alive_max_requests
 
     async def _maybe_recycle(self) -> None:
         if self._is_ahead:
@@ -44,7 +47,7 @@ class SingleH11Protocol(H11Protocol):
 
 
 class _AheadError(Exception):
-    """A request came before the one before it was answered."""
+    """No more is read before the request is answered."""
 
 
 class _Turn:

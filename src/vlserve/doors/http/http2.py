@@ -4,13 +4,13 @@ goes on after its answer.
 In hypercorn 0.18 the task that writes ends with the connection. Whoever sends after that waits for
 it to take the bytes, and waits for ever: a task, with the body of its request, for each caller who
 hangs up in time. And bytes of a request whose answer is complete, such as one that was too large,
-end the connection with a KeyError, and all other calls on it.
+end the connection with a KeyError, and all other calls on it; so does a path beyond ASCII.
 """
 
 from contextlib import suppress
 
 from h2.errors import ErrorCodes
-from h2.events import DataReceived
+from h2.events import DataReceived, RequestReceived
 from h2.events import Event as Heard
 from h2.exceptions import StreamClosedError
 from hypercorn import protocol
@@ -33,6 +33,8 @@ class EndingH2Protocol(H2Protocol):
         for event in events:
             if isinstance(event, DataReceived) and event.stream_id not in self.streams:
                 self._stop(event)
+            elif isinstance(event, RequestReceived) and not _is_ascii(event):
+                self.connection.reset_stream(event.stream_id, ErrorCodes.PROTOCOL_ERROR)
             else:
                 await super()._handle_events([event])
         await self._flush()
@@ -42,6 +44,13 @@ class EndingH2Protocol(H2Protocol):
         self.connection.acknowledge_received_data(event.flow_controlled_length, event.stream_id)
         with suppress(StreamClosedError):  # told before
             self.connection.reset_stream(event.stream_id, ErrorCodes.NO_ERROR)
+
+
+def _is_ascii(request: RequestReceived) -> bool:
+    """Whether its method and its path are, which hypercorn takes for granted."""
+    return all(
+        value.isascii() for name, value in request.headers or () if name in (b":method", b":path")
+    )
 
 
 def mend() -> None:

@@ -8,14 +8,12 @@ from pydantic import BaseModel
 from starlette.datastructures import UploadFile
 
 from vlserve.doors.http.errors import CALL_REFUSALS, refusals
-from vlserve.doors.http.forms import FORM, media_type, refuse_unknown
+from vlserve.doors.http.forms import FORM, form_of, media_type
 from vlserve.errors import Code, ServeError, invalid
 from vlserve.service import Service
 from vlserve.types import Upload
 
 _FIELDS: Final = ("file", "purpose")
-# What may come is a field; a client of OpenAI's sends two for `expires_after`, which is refused.
-_MAX_FIELDS: Final = 3
 _REFUSALS: Final = refusals(
     HTTPStatus.NOT_FOUND, HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.INTERNAL_SERVER_ERROR
 )
@@ -73,8 +71,7 @@ def routes(service: Service) -> APIRouter:
         """Keep a picture or a video for a time."""
         if media_type(request.scope) != FORM:
             raise ServeError(Code.INVALID_ARGUMENT, f"the body must be {FORM}")
-        async with request.form(max_files=1, max_fields=_MAX_FIELDS) as form:
-            refuse_unknown(form, _FIELDS)
+        async with form_of(request, _FIELDS) as form:
             said = form.get("purpose", _PURPOSES[0])
             purpose = next((each for each in _PURPOSES if each == said), None)
             if purpose is None:

@@ -51,6 +51,8 @@ def chat_request(body: ResponseRequest, limits: LimitSettings) -> ChatRequest:
     turns: list[Message[ImageRef]]
     if isinstance(body.input, str):
         turns = [Message(Role.USER, (body.input,))]
+    elif not body.input:  # instructions alone are no question
+        raise invalid("messages", "must not be empty")
     else:
         turns = _turns(body.input)
     if body.instructions:

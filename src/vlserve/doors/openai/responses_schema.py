@@ -38,7 +38,7 @@ class OutputTextInput(Said):
 
 
 InputPart = Annotated[InputText | InputImagePart | OutputTextInput, Field(discriminator="type")]
-InputParts = Annotated[list[InputPart], Field(max_length=MAX_PARTS)]
+InputParts = Annotated[list[InputPart], Field(max_length=MAX_PARTS, fail_fast=True)]
 
 
 class InputMessage(Said):
@@ -74,12 +74,15 @@ class ResponseStreamOptions(Said):
     include_obfuscation: bool | None = Field(None, description=IGNORED)
 
 
+Included = Annotated[list[Literal["message.output_text.logprobs"]], Field(fail_fast=True)]
+
+
 class ResponseRequest(Said):
     """A question: a text, or the turns of a conversation, and how to answer."""
 
     input: Annotated[
         Annotated[Text, Tag("text")]
-        | Annotated[list[InputMessage], Field(max_length=MAX_PARTS), Tag("object")],
+        | Annotated[list[InputMessage], Field(max_length=MAX_PARTS, fail_fast=True), Tag("object")],
         EitherForm,
     ]
     model: str | None = Field(None, description="a name out of /v1/models; left out: the one here")
@@ -90,7 +93,7 @@ class ResponseRequest(Said):
     text: TextConfig | None = told("what the answer must be")
     stop: Stop = told_stop()
     ignore_eos: bool | None = told("no stop token before max_output_tokens")
-    include: list[Literal["message.output_text.logprobs"]] | None = told("log-probabilities")
+    include: Included | None = told("log-probabilities")
     top_logprobs: int | None = told(
         "and so many likeliest tokens at each place", minimum=0, maximum=MAX_TOP_LOGPROBS
     )

@@ -14,7 +14,7 @@ from starlette.responses import Response
 from vlserve.doors.http.answers import TimedAnswer, unless_gone, whole
 from vlserve.doors.http.asking import AskingRoute, fitted, said
 from vlserve.doors.http.errors import CALL_REFUSALS, ErrorDetail, body_of, fields_named
-from vlserve.doors.http.forms import FORM, media_type, refuse_unknown
+from vlserve.doors.http.forms import FORM, form_of, media_type
 from vlserve.doors.http.request_bounds import RequestBounds, media_bounds
 from vlserve.doors.http.said import Said, Text
 from vlserve.errors import invalid
@@ -26,7 +26,6 @@ DEFAULT_PROMPT: Final = "Describe the image"
 _JSON: Final = "application/json"
 _FORM_FIELDS: Final = ("image", "prompt", "media_bounds")
 _SCHEMAS: Final = "#/components/schemas"  # of those that another call has as its body
-_MAX_FIELDS: Final = 3  # and one that is refused by its name
 
 
 class Question(Said):
@@ -48,7 +47,7 @@ class PictureQuestion(Question):
 class PictureQuestions(Said):
     """Pictures, each with a question of its own or the one that is for all."""
 
-    images: list[PictureQuestion] = Field(min_length=1)
+    images: list[PictureQuestion] = Field(min_length=1, fail_fast=True)
 
 
 class Description(BaseModel):
@@ -145,14 +144,13 @@ def _callers_field(field: str) -> str:
 
 async def _question(request: Request) -> tuple[ImageRef, Question]:
     if media_type(request.scope) == FORM:
-        async with request.form(max_files=1, max_fields=_MAX_FIELDS) as form:
+        async with form_of(request, _FORM_FIELDS) as form:
             return await _form_question(form)
     question = await said(PictureQuestion, request)
     return _image_ref(question.image_data, "image_data"), question
 
 
 async def _form_question(form: FormData) -> tuple[ImageRef, Question]:
-    refuse_unknown(form, _FORM_FIELDS)
     file = form.get("image")
     if not isinstance(file, UploadFile):
         raise invalid("image", "must be a file")
