@@ -1,9 +1,10 @@
 """Videos on the page: shown, played, sent as they are, and counted as their frames."""
 
+import asyncio
 from pathlib import Path
 
 import pytest
-from playwright.async_api import Page, Route
+from playwright.async_api import FileChooser, Page, Route, expect
 
 from tests.doors.playground.browser import Visit, url_of
 from tests.doors.playground.live import served
@@ -40,13 +41,19 @@ async def test_a_dropped_video_is_shown_and_answered(page: Page, clip: Path, red
 
 
 async def test_a_video_is_chosen_played_and_taken_out_by_keyboard(page: Page, clip: Path) -> None:
+    chosen: asyncio.Future[FileChooser] = asyncio.get_running_loop().create_future()
+
+    def choose(chooser: FileChooser) -> None:
+        chosen.set_result(chooser)
+
+    page.on("filechooser", choose)  # beforehand: it takes the browser a moment
     async with served(ScriptedEngine()) as house:
         visit = Visit(page, house.url)
         await visit.open()
         await page.keyboard.press("Tab")
-        async with page.expect_file_chooser() as chooser:
-            await page.keyboard.press("Space")
-        await (await chooser.value).set_files(clip)
+        await page.keyboard.press("Space")
+        async with asyncio.timeout(10):
+            await (await chosen).set_files(clip)
         await visit.pictures(1)
         await page.wait_for_function(IS_SHOWN)
         await page.wait_for_function("() => document.activeElement.id === 'question'")
@@ -54,12 +61,13 @@ async def test_a_video_is_chosen_played_and_taken_out_by_keyboard(page: Page, cl
         await page.keyboard.press("Shift+Tab")
         play = page.get_by_role("button", name="Play clip.mp4")
         assert await play.evaluate("(button) => document.activeElement === button")
+        await page.evaluate("() => { document.querySelector('video').loop = true; }")
         await page.keyboard.press("Space")
         await page.wait_for_function("() => document.querySelector('video').currentTime > 0")
-        assert await play.get_attribute("aria-pressed") == "true"
+        await expect(play).to_have_attribute("aria-pressed", "true")
         await page.keyboard.press("Enter")
         await page.wait_for_function("() => document.querySelector('video').paused")
-        assert await play.get_attribute("aria-pressed") == "false"
+        await expect(play).to_have_attribute("aria-pressed", "false")
         await page.keyboard.press("Tab")
         await page.keyboard.press("Enter")
         await visit.pictures(0)
