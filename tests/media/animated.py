@@ -11,6 +11,7 @@ import av
 from PIL import Image
 
 from tests import pictures
+from tests.media.clips import usual_scheduling
 from tests.media.hostile import chunk
 
 SIDE = 8  # of a frame, in pixels
@@ -73,7 +74,7 @@ def avif(num: int, size: Size) -> bytes:
     still = pictures.encoded(Image.new("RGB", size), "AVIF", speed=10, max_threads=1)
     frame = still[still.index(b"mdat") + 4 :]
     file = io.BytesIO()
-    with av.open(file, "w", format="avif") as out:
+    with usual_scheduling(), av.open(file, "w", format="avif") as out:
         stream: Any = out.add_stream("libsvtav1", 10)
         stream.width, stream.height = size
         stream.pix_fmt = "yuv420p"

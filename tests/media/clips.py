@@ -1,8 +1,10 @@
 """Videos whose frames say their numbers, made by PyAV."""
 
 import io
+import os
 import tempfile
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -34,6 +36,16 @@ def number(pixels: Pixels) -> int:
     return sum(int(value > 127) << bit for bit, value in enumerate(middles))
 
 
+@contextmanager
+def usual_scheduling() -> Iterator[None]:
+    """SVT-AV1 makes the process that opens it a real-time one where it may, and so whatever that
+    process starts later, which then lets nobody else run."""
+    try:
+        yield
+    finally:
+        os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
+
+
 def video(
     num_frames: int = 30,
     *,
@@ -48,7 +60,8 @@ def video(
 ) -> bytes:
     """A video file. `times` are the frames' times in 1/`rate` s, one after the other by default."""
     file = tempfile.NamedTemporaryFile()  # noqa: SIM115  what is shifted is opened by its name
-    with file, av.open(file.name, "w", format=container, options=options or {}) as out:
+    target = av.open(file.name, "w", format=container, options=options or {})
+    with file, usual_scheduling(), target as out:
         stream: Any = out.add_stream(codec, rate)
         stream.width, stream.height = size
         stream.pix_fmt = pix_fmt
