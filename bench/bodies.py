@@ -26,16 +26,13 @@ from pathlib import Path
 
 import grpc
 import grpc.aio
-import httpx2
 import numpy as np
-from grpc_health.v1 import health_pb2, health_pb2_grpc
 from rich.console import Console
 from rich.table import Table
 
-from bench.faults import commit, drawn_requests
-from bench.hostile import MAX_MESSAGE_MIB, NUM_STREAMS, Noticed, poll, stream
+from bench.faults import commit
+from bench.noticed import MAX_MESSAGE_MIB, Noticed, noticed_beside
 from bench.serving import Served, serving
-from vlserve.doors.grpc.client import GrpcClient
 from vlserve.doors.grpc.pb import vision_pb2 as pb
 from vlserve.doors.grpc.vision import SERVICE
 from vlserve.settings import MIB
@@ -117,37 +114,13 @@ def _called(address: str, data: bytes) -> str:
 
 async def phase(server: Served, pool: Executor, name: str, seconds: float, seed: int) -> Noticed:
     """The streams, and beside them one of MESSAGES, or nothing."""
-    noticed, end, running = Noticed(), asyncio.Event(), asyncio.Event()
-    requests = drawn_requests(seed, NUM_STREAMS)
-    for wire in requests:
-        wire.sampling.max_tokens = wire.sampling.min_tokens = 400
-    async with (
-        GrpcClient(server.grpc, MAX_MESSAGE_MIB) as streams,
-        grpc.aio.insecure_channel(server.grpc) as channel,
-        httpx2.AsyncClient(base_url=f"http://{server.http}", timeout=None) as client,
-        asyncio.TaskGroup() as tasks,
-    ):
-        health = health_pb2_grpc.HealthStub(channel)
-
-        async def serves() -> bool:
-            return bool((await health.Check(health_pb2.HealthCheckRequest())).status)
-
-        async def lives() -> bool:
-            return (await client.get("/health/live")).status_code == 200
-
-        asked = [tasks.create_task(stream(streams, w, running.set, end)) for w in requests]
-        await running.wait()
-        await asyncio.sleep(1.0)
-        for door, ask in (("gRPC", serves), ("HTTP", lives)):
-            tasks.create_task(poll(ask, noticed.health_s[door], end))
+    async with noticed_beside(server, seed) as noticed:
         if name in MESSAGES:
             address = getattr(server, MESSAGES[name][0])
             sending = asyncio.get_running_loop().run_in_executor(pool, send, name, address, seconds)
             noticed.refused.update(await sending)
         else:
             await asyncio.sleep(seconds)
-        end.set()
-        noticed.gaps_s = [gap for gaps in await asyncio.gather(*asked) for gap in gaps]
     return noticed
 
 

@@ -16,41 +16,26 @@ import statistics
 import sys
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
 from datetime import datetime
-from itertools import pairwise
 from pathlib import Path
 
 import grpc.aio
-import httpx2
 import numpy as np
 from PIL import Image as PILImage
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from bench.faults import commit, drawn_requests
+from bench.faults import commit
+from bench.noticed import MAX_MESSAGE_MIB, Noticed, noticed_beside
 from bench.serving import Served, serving
 from vlserve.doors.grpc.client import GrpcClient
 from vlserve.doors.grpc.pb import vision_pb2 as pb
 
 RESULTS = Path(__file__).parent / "results"
-NUM_STREAMS = 8
 NUM_TRUNCATED = 200
 LARGE = (9000, 9000)
-MAX_MESSAGE_MIB = 1024
-_POLL_S = 0.01
-
-
-@dataclass(slots=True)
-class Noticed:
-    """What one phase did. `gaps_s` between the tokens of all streams, `health_s` by door."""
-
-    gaps_s: list[float] = field(default_factory=list)
-    health_s: dict[str, list[float]] = field(default_factory=lambda: {"gRPC": [], "HTTP": []})
-    refused: Counter[str] = field(default_factory=Counter)
-    hostile_s: float = 0.0
 
 
 def truncated(seed: int) -> list[bytes]:
@@ -70,32 +55,6 @@ def large() -> bytes:
     return file.getvalue()
 
 
-async def stream(
-    client: GrpcClient, wire: pb.VisionRequest, begun: Callable[[], None], end: asyncio.Event
-) -> list[float]:
-    """Gaps between the pieces of answers, one answer after the other until `end`, s."""
-    gaps: list[float] = []
-    while not end.is_set():
-        stamps = []
-        async for _ in client.chat_stream(wire):
-            stamps.append(time.perf_counter())
-            begun()
-            if end.is_set():
-                break
-        gaps += [after - before for before, after in pairwise(stamps)]
-    return gaps
-
-
-async def poll(ask: Callable[[], Awaitable[bool]], times: list[float], end: asyncio.Event) -> None:
-    """Ask until `end`, and note how long each took."""
-    while not end.is_set():
-        begin = time.perf_counter()
-        if not await ask():
-            raise SystemExit("health said that it does not serve")
-        times.append(time.perf_counter() - begin)
-        await asyncio.sleep(_POLL_S)
-
-
 async def refusal(client: GrpcClient, data: bytes) -> str:
     """How the server answers a picture: a status and its text, or 'answered'."""
     wire = pb.VisionRequest(image=data, prompt="What is it?", sampling=pb.Sampling(max_tokens=4))
@@ -108,34 +67,15 @@ async def refusal(client: GrpcClient, data: bytes) -> str:
 
 async def phase(server: Served, hostile: Sequence[bytes], seconds: float, seed: int) -> Noticed:
     """The streams, and after a second the hostile pictures; `seconds` where there are none."""
-    noticed, end, running = Noticed(), asyncio.Event(), asyncio.Event()
-    requests = drawn_requests(seed, NUM_STREAMS)
-    for wire in requests:
-        wire.sampling.max_tokens = wire.sampling.min_tokens = 400
     async with (
-        GrpcClient(server.grpc, MAX_MESSAGE_MIB) as streams,
         GrpcClient(server.grpc, MAX_MESSAGE_MIB) as attacker,
-        GrpcClient(server.grpc, MAX_MESSAGE_MIB) as watcher,
-        httpx2.AsyncClient(base_url=f"http://{server.http}") as http,
-        asyncio.TaskGroup() as tasks,
+        noticed_beside(server, seed) as noticed,
     ):
-
-        async def lives() -> bool:
-            return (await http.get("/health/live")).status_code == 200
-
-        asked = [tasks.create_task(stream(streams, w, running.set, end)) for w in requests]
-        await running.wait()
-        await asyncio.sleep(1.0)
-        for door, ask in (("gRPC", watcher.is_serving), ("HTTP", lives)):
-            tasks.create_task(poll(ask, noticed.health_s[door], end))
         begin = time.perf_counter()
-        if hostile:
-            answers = await asyncio.gather(*(refusal(attacker, data) for data in hostile))
-            noticed.refused.update(answers)
+        answers = await asyncio.gather(*(refusal(attacker, data) for data in hostile))
+        noticed.refused.update(answers)
         noticed.hostile_s = time.perf_counter() - begin
         await asyncio.sleep(max(0.0, seconds - noticed.hostile_s))
-        end.set()
-        noticed.gaps_s = [gap for gaps in await asyncio.gather(*asked) for gap in gaps]
     return noticed
 
 

@@ -170,12 +170,21 @@ async def test_who_sends_on_beyond_twice_the_bound_harms_nobody_else_on_the_conn
                     await another
 
 
+@pytest.mark.parametrize("is_mended", [True, False], ids=["mended", "control"])
 @pytest.mark.parametrize(("method", "path"), [("GET", "/\xff"), ("G\xc3T", "/health/live")])
 async def test_a_request_that_is_none_harms_nobody_else_on_the_connection(
-    method: str, path: str
+    method: str, path: str, is_mended: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with live() as house, calling(house) as caller:
-        caller.begin(path, method, ends=True)
-        caller.begin(path, method)
-        status, _ = await caller.answer(caller.begin("/health/live", "GET", ends=True))
-    assert status == 200
+    """The control: hypercorn as it is ends the connection, and every call on it."""
+    async with live() as house:
+        if not is_mended:
+            monkeypatch.setattr(protocol, "H2Protocol", H2Protocol)
+        async with calling(house) as caller:
+            caller.begin(path, method, ends=True)
+            caller.begin(path, method)
+            another = caller.answer(caller.begin("/health/live", "GET", ends=True))
+            if is_mended:
+                assert (await another)[0] == 200
+            else:
+                with pytest.raises(AssertionError, match="the connection was closed"):
+                    await another
