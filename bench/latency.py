@@ -32,7 +32,7 @@ from rich.table import Table
 from bench.engine import RESULTS, commit
 from bench.models import MODELS, tiles
 from vlserve import app
-from vlserve.service import Service
+from vlserve.service.service import Service
 from vlserve.settings import EngineSettings, ModelSettings, Settings
 from vlserve.types import ChatRequest, ImageRef, Message, Role, SamplingParams
 

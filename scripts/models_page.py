@@ -4,7 +4,7 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-from vlserve.models.presets import PRESETS
+from vlserve.catalogue.presets import PRESETS
 
 PAGE = Path(__file__).parents[1] / "docs" / "models.md"
 WIDTH, HEIGHT = 1024, 768

@@ -10,7 +10,7 @@ from tests.doors.grpc.live import png, until
 from tests.scripted import ScriptedEngine
 from vlserve.budget import Budget
 from vlserve.media.decoders import Decoders, Encoded, Pixels
-from vlserve.service import Service
+from vlserve.service.service import Service
 from vlserve.settings import LimitSettings
 from vlserve.types import ChatRequest, ImageRef, Message, Role
 

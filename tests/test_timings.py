@@ -22,7 +22,7 @@ from vlserve.engines.native.engine import NativeEngine
 from vlserve.engines.supervisor import Supervisor
 from vlserve.media import decoders
 from vlserve.media.fetch import Fetcher
-from vlserve.service import Service
+from vlserve.service.service import Service
 from vlserve.settings import EngineSettings, LimitSettings, MediaSettings, ModelSettings
 from vlserve.timings import Stage, Stopwatch, Timings
 from vlserve.types import ChatRequest, Chunk, ImageRef, Message, Role, SamplingParams

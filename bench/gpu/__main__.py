@@ -23,7 +23,7 @@ from bench.gpu.measure import Decode, Pictures, measure_device, measure_first_to
 from bench.gpu.model import IDEFICS2_8B, TOY, make_config, make_model
 from bench.gpu.peers import run_peers
 from bench.gpu.report import Report
-from vlserve.engines.native.paged_attention import choose_kernels
+from vlserve.engines.native.gpu.kernels import choose_kernels
 
 
 def main() -> None:

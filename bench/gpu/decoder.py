@@ -11,8 +11,8 @@ import torch
 from torch.nn import functional
 from transformers import AttentionInterface
 
-from vlserve.engines.native.graphs import DecodeInputs
-from vlserve.engines.native.paged_attention import PAGE_TOKENS, PagedKernels
+from vlserve.engines.native.gpu.cuda_graphs import DecodeInputs
+from vlserve.engines.native.gpu.kernels import PAGE_TOKENS, PagedKernels
 
 ATTENTION = "vlserve_bench_pages"
 

@@ -16,9 +16,9 @@ import numpy as np
 
 from bench.gpu.processor import make_adapter
 from bench.gpu.report import Report
-from vlserve.engines.native import scheduler
 from vlserve.engines.native.engine import NativeEngine
-from vlserve.engines.native.paged_runner import PagedRunner
+from vlserve.engines.native.gpu.runner import PagedRunner
+from vlserve.engines.native.scheduling import scheduler
 from vlserve.settings import EngineSettings, ModelSettings
 from vlserve.types import Image, Message, Request, Role, SamplingParams
 

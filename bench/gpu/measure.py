@@ -13,14 +13,14 @@ from bench.gpu import roofline
 from bench.gpu.decoder import PagedDecoder
 from bench.gpu.report import Report
 from bench.gpu.roofline import seconds
-from vlserve.engines.native.graphs import (
+from vlserve.engines.native.gpu.cuda_graphs import (
     CudaRecorder,
     DecodeGraphs,
     DecodeRow,
     EagerRecorder,
     Recorder,
 )
-from vlserve.engines.native.paged_attention import PAGE_TOKENS, PLAIN, PagedKernels
+from vlserve.engines.native.gpu.kernels import PAGE_TOKENS, PLAIN, PagedKernels
 from vlserve.models.idefics_tiles import encode_tiles
 
 BATCHES = (1, 8, 32, 64)

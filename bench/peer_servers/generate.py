@@ -22,7 +22,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 from transformers.generation.streamers import BaseStreamer
 
 from bench.peer_servers.openai_door import Asked, Done, Inbox, Refused, serve
-from vlserve.engines.native.detokenizer import Detokenizer
+from vlserve.engines.native.text.detokenizer import Detokenizer
 
 
 class Steps(BaseStreamer):

@@ -1,5 +1,5 @@
 """`python -m vlserve`."""
 
-from vlserve.cli import main
+from vlserve.cli.main import main
 
 main()

@@ -10,11 +10,10 @@ import asyncio
 import gc
 import signal
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
-from importlib import resources
-from typing import Any, Final
+from typing import Any
 
 from vlserve.doors.grpc.server import GrpcDoor
 from vlserve.doors.http.application import application
@@ -27,15 +26,10 @@ from vlserve.doors.rest import routes as rest
 from vlserve.engines.base import Engine, EngineInfo
 from vlserve.engines.supervisor import STALLED_S, Supervisor
 from vlserve.errors import Code, ServeError
-from vlserve.service import Service
-from vlserve.settings import LimitSettings, Settings
-from vlserve.types import ChatRequest, ImageRef, Message, Role, SamplingParams
+from vlserve.readiness import Door, announce, cancel, first_answer, tell_health
+from vlserve.service.service import Service
+from vlserve.settings import Settings
 
-EXAMPLE_QUESTION: Final = "Describe the image"
-_ASK_AGAIN_S: Final = 1.0
-
-
-Door = GrpcDoor | HttpDoor
 Asgi = Callable[[Any, Any, Any], Awaitable[None]]  # an app as ASGI has it
 
 
@@ -50,11 +44,6 @@ class App:
     first_answer: str
     seconds: dict[str, float]
     engine_ended: Callable[[], Awaitable[None]]
-
-
-def example_picture() -> bytes:
-    """The bundled picture, encoded."""
-    return (resources.files("vlserve.models") / "embedded" / "example.png").read_bytes()
 
 
 @asynccontextmanager
@@ -111,17 +100,17 @@ async def running(
         service.open()
         closing.push_async_callback(_drain, service, engine, settings.limits.drain_s)
         on_stage("answering the first picture")
-        first_answer = await _first_answer(service, settings.limits)
-        closing.push_async_callback(_announce, doors, is_serving=False)
-        await _announce(doors, is_serving=True)
+        example_answer = await first_answer(service, settings.limits)
+        closing.push_async_callback(announce, doors, is_serving=False)
+        await announce(doors, is_serving=True)
         answered_s = time.monotonic()
-        telling = asyncio.create_task(_tell_health(engine, service, doors, settings.limits))
-        closing.push_async_callback(_cancel, telling)
+        telling = asyncio.create_task(tell_health(engine, service, doors, settings.limits))
+        closing.push_async_callback(cancel, telling)
         # What has been made by now stays: looking through it again and again holds everybody up.
         gc.collect()
         gc.freeze()
         seconds = {"model": loaded_s - begin_s, "first answer": answered_s - loaded_s}
-        yield App(engine.info, grpc.address, http.address, first_answer, seconds, engine.ended)
+        yield App(engine.info, grpc.address, http.address, example_answer, seconds, engine.ended)
 
 
 async def serve(
@@ -176,45 +165,3 @@ async def _drain(service: Service, engine: Engine, longest_s: float) -> None:
             await service.drain()
     except TimeoutError:
         await engine.close()
-
-
-async def _tell_health(
-    engine: Supervisor, service: Service, doors: Sequence[Door], limits: LimitSettings
-) -> None:
-    while True:
-        await engine.interrupted()
-        await _announce(doors, is_serving=False)
-        # Whoever waited is the proof as well, where no place is left for the picture.
-        asking = asyncio.create_task(_ask_until_answered(service, limits))
-        try:
-            await engine.answering()
-        finally:
-            await _cancel(asking)
-        await _announce(doors, is_serving=True)
-
-
-async def _announce(doors: Sequence[Door], *, is_serving: bool) -> None:
-    for door in doors:
-        await door.announce(is_serving=is_serving)
-
-
-async def _ask_until_answered(service: Service, limits: LimitSettings) -> None:
-    while True:
-        with suppress(ServeError):
-            await _first_answer(service, limits)
-            return
-        await asyncio.sleep(_ASK_AGAIN_S)
-
-
-async def _cancel(task: asyncio.Task[None]) -> None:
-    task.cancel()
-    with suppress(asyncio.CancelledError):
-        await task
-
-
-async def _first_answer(service: Service, limits: LimitSettings) -> str:
-    picture = (ImageRef(example_picture(), "example.png"),) if limits.max_images else ()
-    content: tuple[str | ImageRef, ...] = (*picture, EXAMPLE_QUESTION)
-    sampling = SamplingParams(max_tokens=limits.default_max_tokens)
-    request = ChatRequest((Message(Role.USER, content),), sampling)
-    return "".join([chunk.text async for chunk in service.chat(request)]).strip()

@@ -260,3 +260,7 @@ def _refuse_unknown_variables() -> None:
     for variable in os.environ:
         if variable.upper().startswith(prefix) and variable.upper() not in known:
             raise WrongSettings(f"{variable}: no such setting (environment)")
+
+
+# For activations, the pictures in work and the program itself.
+HELD_BACK = 0.1

@@ -11,9 +11,9 @@ import typer
 
 from bench.peer_servers.openai_door import Refused
 from tests.bench.servers import Script, http_server
+from tests.cli.test_cli import environment, vlserve
 from tests.doors.grpc.live import live
 from tests.scripted import ScriptedEngine
-from tests.test_cli import environment, vlserve
 from vlserve.bench import command
 
 QUICK = ("--image", "16x16", "--warmup", "0")

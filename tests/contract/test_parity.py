@@ -18,7 +18,7 @@ from tests.doors.http.live import Answer, House, data_url, live, picture_part, t
 from tests.media import clips
 from tests.scripted import ScriptedEngine
 from vlserve.doors.grpc.pb import vision_pb2 as pb
-from vlserve.doors.openai import convert
+from vlserve.doors.openai import chat_convert as convert
 from vlserve.types import MAX_GUIDE_CHARACTERS, MediaBounds
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")

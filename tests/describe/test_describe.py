@@ -20,7 +20,7 @@ from vlserve.describe.errors import DescribeError
 from vlserve.describe.journal import SUFFIX, Journal
 from vlserve.doors.grpc.server import GrpcDoor
 from vlserve.errors import ServeError
-from vlserve.service import Service
+from vlserve.service.service import Service
 from vlserve.settings import GrpcSettings, LimitSettings, Settings
 from vlserve.types import Detail
 

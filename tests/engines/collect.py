@@ -10,10 +10,10 @@ from unittest import mock
 import torch
 
 from vlserve.engines.base import BEGUN, Engine
+from vlserve.engines.native.cpu.runner import Runner
 from vlserve.engines.native.engine import NativeEngine
-from vlserve.engines.native.paged_runner import PagedRunner
-from vlserve.engines.native.runner import Runner
-from vlserve.engines.native.sequence import Sequence
+from vlserve.engines.native.gpu.runner import PagedRunner
+from vlserve.engines.native.scheduling.sequence import Sequence
 from vlserve.settings import EngineSettings, ModelSettings
 from vlserve.types import Chunk, FinishReason, Request, Usage
 

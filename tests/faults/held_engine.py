@@ -17,13 +17,13 @@ from unittest import mock
 from tests.faults.held import Hold, Phase, held, note
 from vlserve.engines import catalog, worker
 from vlserve.engines.native import engine as native
-from vlserve.engines.native import scheduler
-from vlserve.engines.native.encoder import Encoder
-from vlserve.engines.native.guide import Matcher
-from vlserve.engines.native.memory import Memory
-from vlserve.engines.native.pages import PAGE
-from vlserve.engines.native.scheduler import Plan, Scheduler
-from vlserve.engines.native.sequence import Sequence
+from vlserve.engines.native.scheduling import scheduler
+from vlserve.engines.native.scheduling.memory import Memory
+from vlserve.engines.native.scheduling.pages import PAGE
+from vlserve.engines.native.scheduling.scheduler import Plan, Scheduler
+from vlserve.engines.native.scheduling.sequence import Sequence
+from vlserve.engines.native.text.matcher import Matcher
+from vlserve.engines.native.vision.encoder import Encoder
 from vlserve.engines.wire import Cancel, Channel, Submit, ToWorker
 from vlserve.models.features import image_features
 from vlserve.models.prompt import Prompt, PromptImage

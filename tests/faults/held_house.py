@@ -26,7 +26,7 @@ from tests.doors.grpc.live import until
 from tests.faults.held import VARIABLE, Hold, Notes, Phase, held, note
 from vlserve import app
 from vlserve.budget import Claim
-from vlserve.doors.http import answers
+from vlserve.doors.http import streaming as answers
 from vlserve.doors.http.bodies import BoundedBodies
 from vlserve.doors.http.server import HttpDoor
 from vlserve.engines.child import Child
@@ -37,7 +37,7 @@ from vlserve.media import decoders, fetch
 from vlserve.media.allowance import Allowance
 from vlserve.media.decoders import Decoders, Encoded, Pixels
 from vlserve.media.fetch import Fetcher
-from vlserve.service import Service
+from vlserve.service.service import Service
 from vlserve.settings import (
     EngineSettings,
     GrpcSettings,

@@ -7,7 +7,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from vlserve.engines.native import paged_kernels
+from vlserve.engines.native.gpu import triton_kernels
 
 TARGET = GPUTarget("cuda", 90, 32)
 # Shared memory of one multiprocessor, bytes: several programs are to fit.
@@ -16,7 +16,7 @@ SHARED_BYTES = 228 * 1024
 
 def compiled(name: str, dtype: str, constants: dict[str, int]) -> str:
     """What there is to say of a compiled kernel."""
-    kernel = getattr(paged_kernels, name)
+    kernel = getattr(triton_kernels, name)
     types = dict.fromkeys(("sums", "maxima", "totals"), "*fp32")
     types |= dict.fromkeys(
         ("query", "key", "value", "key_pages", "value_pages", "out"), f"*{dtype}"

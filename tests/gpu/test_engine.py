@@ -9,9 +9,9 @@ from tests.engines.collect import paged_runner_of, running
 from tests.engines.native.trial import crowded, empty_memory, requests, shortened
 from tests.families import FAMILIES, write_family
 from tests.oracle import Oracle
-from vlserve.engines.native.graphs import CudaRecorder, DecodeOutputs, EagerRecorder
-from vlserve.engines.native.paged_runner import PagedRunner
-from vlserve.engines.native.sequence import Sequence
+from vlserve.engines.native.gpu.cuda_graphs import CudaRecorder, DecodeOutputs, EagerRecorder
+from vlserve.engines.native.gpu.runner import PagedRunner
+from vlserve.engines.native.scheduling.sequence import Sequence
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 

@@ -12,20 +12,20 @@ from typing import Any
 import pytest
 import torch
 
-from vlserve.engines.native import paged_attention as paged
-from vlserve.engines.native.paged_attention import PLAIN, TRITON, PagedKernels, choose_kernels
+from vlserve.engines.native.gpu import kernels as paged
+from vlserve.engines.native.gpu.kernels import PLAIN, TRITON, PagedKernels, choose_kernels
 
 try:
-    from vlserve.engines.native import paged_kernels
+    from vlserve.engines.native.gpu import triton_kernels
 except ImportError:
-    paged_kernels = None  # type: ignore[assignment]
+    triton_kernels = None  # type: ignore[assignment]
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 PAGE_TOKENS = paged.PAGE_TOKENS
 # Rounding of one product of numbers of about 1, in the dtype of what comes out.
 TOLERANCE = {torch.float32: 1e-5, torch.float16: 4e-3, torch.bfloat16: 3e-2}
 needs_triton = pytest.mark.skipif(
-    paged_kernels is None, reason="Triton is not installed, nor is its interpreter"
+    triton_kernels is None, reason="Triton is not installed, nor is its interpreter"
 )
 BOTH = [PLAIN, pytest.param(TRITON, marks=needs_triton)]
 # Said by the interpreter of Triton 3.6 with NumPy 2.3; with 2.4 it does not run.
@@ -133,7 +133,7 @@ def test_any_dtype_and_window(
 @pytest.mark.parametrize("num_splits", [1, 2, 3, 8])
 def test_rows_shared_out_to_any_number_of_programs(num_splits: int) -> None:
     case = Case(LENGTHS)
-    out = paged_kernels.attend(
+    out = triton_kernels.attend(
         case.query,
         case.keys,
         case.values,
@@ -148,11 +148,11 @@ def test_rows_shared_out_to_any_number_of_programs(num_splits: int) -> None:
 
 @needs_triton
 def test_few_rows_are_shared_out_and_many_are_not() -> None:
-    splits = [paged_kernels.count_splits(rows, 8, 1024, 132) for rows in (1, 8, 32, 64)]
+    splits = [triton_kernels.count_splits(rows, 8, 1024, 132) for rows in (1, 8, 32, 64)]
     assert splits == [32, 4, 1, 1]
     # No more programs than there are pages.
-    assert paged_kernels.count_splits(1, 8, 13, 132) == 8
-    assert paged_kernels.count_splits(1, 8, 1, 132) == 1
+    assert triton_kernels.count_splits(1, 8, 13, 132) == 8
+    assert triton_kernels.count_splits(1, 8, 1, 132) == 1
 
 
 @both_ways
@@ -199,7 +199,7 @@ def test_tokens_go_to_their_places(kernels: PagedKernels, places: list[int]) -> 
 
 
 def test_without_triton_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vlserve.engines.native.paged_attention.paged_kernels", None)
+    monkeypatch.setattr("vlserve.engines.native.gpu.kernels.triton_kernels", None)
     case = Case([1])
     with pytest.raises(RuntimeError, match="Triton"):
         case.attend(TRITON)
@@ -210,8 +210,8 @@ def test_without_triton_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_imports_where_triton_is_not_installed() -> None:
     hidden = (
         "import sys; sys.modules['triton'] = None\n"
-        "from vlserve.engines.native import paged_attention\n"
-        "assert paged_attention.paged_kernels is None\n"
+        "from vlserve.engines.native.gpu import kernels\n"
+        "assert kernels.triton_kernels is None\n"
     )
     subprocess.run([sys.executable, "-c", hidden], check=True)
 
@@ -233,12 +233,12 @@ def test_the_check_at_load_finds_wrong_numbers(
 ) -> None:
     arguments = (DEVICE, torch.float32, 4, 2, 64)
     paged._check_triton(*arguments)
-    right = paged_kernels.attend
+    right = triton_kernels.attend
 
     def wrong(*args: Any, **kwargs: Any) -> torch.Tensor:
         return right(*args, **kwargs) + 1e-3
 
-    monkeypatch.setattr(paged_kernels, "attend", wrong)
+    monkeypatch.setattr(triton_kernels, "attend", wrong)
     with pytest.raises(RuntimeError, match=r"off by 0\.001"):
         paged._check_triton(*arguments)
 

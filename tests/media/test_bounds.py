@@ -12,7 +12,7 @@ from tests.scripted import ScriptedEngine
 from vlserve.errors import ServeError
 from vlserve.media import room
 from vlserve.media.bounds import Allowed, allowed
-from vlserve.service import Service
+from vlserve.service.service import Service
 from vlserve.settings import LimitSettings
 from vlserve.types import ChatRequest, ImageRef, MediaBounds, VideoRef
 

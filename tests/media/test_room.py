@@ -17,7 +17,7 @@ from tests import pictures
 from tests.media import clips
 from tests.scripted import ScriptedEngine
 from vlserve.errors import Code, ServeError
-from vlserve.service import Service
+from vlserve.service.service import Service
 from vlserve.settings import LimitSettings, MediaSettings
 from vlserve.types import ChatRequest, ImageRef, Message, Role, VideoRef
 

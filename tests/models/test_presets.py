@@ -18,11 +18,12 @@ from PIL import Image
 
 from tests.families import tokenizer
 from tests.models.preset_configs import CONFIGS
-from vlserve import listing
-from vlserve.models import catalog, machine
+from vlserve.catalogue import machine
+from vlserve.catalogue.machine import Memory, fit
+from vlserve.catalogue.presets import NATIVE, PRESETS, Preset, find
+from vlserve.cli import models as listing
+from vlserve.models import catalog
 from vlserve.models.errors import ModelError
-from vlserve.models.machine import Memory, fit
-from vlserve.models.presets import NATIVE, PRESETS, Preset, find
 from vlserve.models.processors import for_pictures
 from vlserve.settings import CPU_CACHE_MIB, MIB, read
 
@@ -215,7 +216,7 @@ def test_an_unknown_name_is_told_what_is_close() -> None:
 
 def test_presets_need_nothing_heavy() -> None:
     program = (
-        "import sys, vlserve.models.presets; print({'torch', 'transformers'} & {*sys.modules})"
+        "import sys, vlserve.catalogue.presets; print({'torch', 'transformers'} & {*sys.modules})"
     )
     said = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True)
     assert said.stdout.strip() == b"set()"

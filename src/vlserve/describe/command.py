@@ -3,12 +3,12 @@
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from vlserve.app import EXAMPLE_QUESTION
 from vlserve.describe import output, pictures
 from vlserve.describe.ask import COLUMNS, Asked, Asker
 from vlserve.describe.connect import connected
 from vlserve.describe.pictures import Picture
 from vlserve.describe.sitting import Effort, Sitting
+from vlserve.readiness import EXAMPLE_QUESTION
 from vlserve.settings import MIB, Settings
 from vlserve.types import Detail
 

@@ -19,7 +19,7 @@ from vlserve.doors.grpc.pb import vision_pb2 as pb
 from vlserve.doors.grpc.server import GrpcDoor
 from vlserve.doors.kserve import servicer as kserve
 from vlserve.engines.base import Engine
-from vlserve.service import Service
+from vlserve.service.service import Service
 from vlserve.settings import GrpcSettings, LimitSettings
 
 MAX_MESSAGE_MIB = 64

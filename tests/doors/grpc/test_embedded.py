@@ -14,11 +14,11 @@ from tests import pictures
 from tests.doors.grpc.crowd import leave, persistent, random_kind
 from tests.doors.grpc.live import served, until
 from tests.models.forged import FOREIGN, STAND_INS, TURNS
-from vlserve.app import example_picture
 from vlserve.doors.grpc.client import GrpcClient
 from vlserve.doors.grpc.pb import vision_pb2 as pb
 from vlserve.engines.base import Engine
 from vlserve.engines.catalog import make_engine
+from vlserve.readiness import example_picture
 from vlserve.settings import EngineSettings, ModelSettings
 
 pytestmark = [

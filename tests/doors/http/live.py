@@ -18,7 +18,7 @@ from vlserve.doors.http.server import HttpDoor
 from vlserve.doors.openai import routes as openai_door
 from vlserve.doors.rest import routes as rest_door
 from vlserve.engines.base import Engine
-from vlserve.service import Service
+from vlserve.service.service import Service
 from vlserve.settings import GrpcSettings, HttpSettings, LimitSettings
 
 Tenant = TypeVar("Tenant", bound=Engine)

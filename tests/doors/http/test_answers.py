@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from vlserve.doors.http.answers import CallerGone, unless_gone
+from vlserve.doors.http.streaming import CallerGone, unless_gone
 
 
 async def test_who_hangs_up_as_the_first_piece_comes_is_noticed() -> None:

@@ -23,7 +23,7 @@ from tests.doors.http.live import (
 from tests.scripted import ScriptedEngine
 from vlserve.doors.grpc.pb import vision_pb2 as pb
 from vlserve.doors.http.json_cost import JsonCost
-from vlserve.service import Service
+from vlserve.service.service import Service
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 CHAT = "/v1/chat/completions"

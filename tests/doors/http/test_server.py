@@ -12,7 +12,8 @@ import pytest
 from tests.doors.grpc.live import until
 from tests.doors.http.live import House, live, read_answer, request_head, served, user
 from tests.scripted import ScriptedEngine
-from vlserve.doors.http import answers, server
+from vlserve.doors.http import server
+from vlserve.doors.http import streaming as answers
 from vlserve.doors.http.server import HttpDoor
 from vlserve.settings import HttpSettings, LimitSettings
 

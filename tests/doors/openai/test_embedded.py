@@ -12,10 +12,10 @@ import pytest_asyncio
 from pydantic import BaseModel
 
 from tests.doors.http.live import House, data_url, picture_part, served, text_part, user
-from vlserve.app import example_picture
 from vlserve.doors.grpc.pb import vision_pb2 as pb
 from vlserve.engines.base import Engine
 from vlserve.engines.catalog import make_engine
+from vlserve.readiness import example_picture
 from vlserve.settings import EngineSettings, ModelSettings
 
 pytestmark = [

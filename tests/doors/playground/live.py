@@ -10,7 +10,7 @@ from tests.doors.grpc.live import served as grpc_served
 from vlserve.doors.http.server import HttpDoor
 from vlserve.doors.openai import routes as openai
 from vlserve.doors.playground import routes as playground
-from vlserve.service import Service
+from vlserve.service.service import Service
 from vlserve.settings import HttpSettings, LimitSettings
 
 

@@ -5,11 +5,11 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from vlserve.engines.native import team
-from vlserve.engines.native.attention import slot_attention
-from vlserve.engines.native.batch import Batch, DecodeRows, decode_rows
-from vlserve.engines.native.kv_cache import SlotCache
-from vlserve.engines.native.linear import pack_linears
+from vlserve.engines.native.cpu import threads as team
+from vlserve.engines.native.cpu.batch import Batch, DecodeRows, decode_rows
+from vlserve.engines.native.cpu.packed_linear import pack_linears
+from vlserve.engines.native.cpu.slot_attention import slot_attention
+from vlserve.engines.native.cpu.slot_cache import SlotCache
 
 NUM_SLOTS, NUM_TOKENS, HEAD_DIM = 8, 1040, 32
 LENGTHS = (3, 16, 37, 130, 208, 300, 513, 1030)

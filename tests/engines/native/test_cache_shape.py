@@ -5,7 +5,7 @@ from unittest import mock
 import pytest
 import torch
 
-from vlserve.engines.native.cache_shape import (
+from vlserve.engines.native.runners.cache_shape import (
     RESERVE_BYTES,
     CacheShape,
     cache_bytes,

@@ -16,7 +16,7 @@ from tests.asked import QUESTIONS
 from tests.engines.collect import answer, running
 from tests.families import FAMILIES, write_family
 from tests.oracle import Oracle, conversation
-from vlserve.engines.native.self_check import NotBatchedError
+from vlserve.engines.native.runners.self_check import NotBatchedError
 from vlserve.errors import ServeError
 from vlserve.media.room import image
 from vlserve.types import Detail, Image, Message, Request, Role, SamplingParams

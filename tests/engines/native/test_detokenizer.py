@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.tiny_model import tiny_tokenizer
-from vlserve.engines.native.detokenizer import INCOMPLETE, Detokenizer
+from vlserve.engines.native.text.detokenizer import INCOMPLETE, Detokenizer
 
 TOKENIZER = tiny_tokenizer()
 DECODE: Callable[[list[int]], str] = TOKENIZER.backend_tokenizer.decode

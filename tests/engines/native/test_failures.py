@@ -10,7 +10,7 @@ import torch
 from tests.asked import request
 from tests.engines.collect import answer, runner_of, running
 from vlserve.engines.base import Engine
-from vlserve.engines.native.batch import Batch
+from vlserve.engines.native.cpu.batch import Batch
 from vlserve.errors import Code, ServeError
 from vlserve.models.base import Seen
 from vlserve.models.prompt import Prompt, PromptImage

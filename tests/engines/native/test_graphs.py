@@ -9,7 +9,7 @@ import torch
 
 from bench.gpu.decoder import PagedDecoder
 from bench.gpu.model import TOY, make_config, make_model
-from vlserve.engines.native.graphs import (
+from vlserve.engines.native.gpu.cuda_graphs import (
     NOT_FINITE,
     CudaRecorder,
     DecodeGraphs,
@@ -22,7 +22,7 @@ from vlserve.engines.native.graphs import (
     bucket_of,
     buckets,
 )
-from vlserve.engines.native.paged_attention import PAGE_TOKENS, PLAIN, choose_kernels
+from vlserve.engines.native.gpu.kernels import PAGE_TOKENS, PLAIN, choose_kernels
 
 CPU = torch.device("cpu")
 VOCAB_SIZE = 50

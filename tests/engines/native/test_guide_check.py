@@ -17,9 +17,9 @@ from tests.asked import request
 from tests.engines.collect import answer, running
 from tests.guides import bad_guides
 from tests.tiny_model import tiny_tokenizer
-from vlserve.engines.native import grammar, guide_worker
-from vlserve.engines.native.guide_check import GuideCheck
-from vlserve.engines.native.vocabulary import Vocabulary
+from vlserve.engines.native.text import grammar, guide_worker
+from vlserve.engines.native.text.guide_check import GuideCheck
+from vlserve.engines.native.text.vocabulary import Vocabulary
 from vlserve.errors import Code, ServeError
 from vlserve.types import Guide, GuideKind, Request, SamplingParams
 
@@ -148,7 +148,7 @@ async def test_a_worker_that_was_killed_is_started_again(
 async def test_a_worker_that_hangs_is_killed(
     check: GuideCheck, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("vlserve.engines.native.guide_check.PATIENCE_S", 0.2)
+    monkeypatch.setattr("vlserve.engines.native.text.guide_check.PATIENCE_S", 0.2)
     await check.start()
     assert check._worker is not None
     os.kill(check._worker.pid, signal.SIGSTOP)

@@ -18,7 +18,7 @@ from tests.engines.collect import Answer, answer, running
 from tests.guides import large_guides, regex, schema
 from tests.tiny_model import END, SPECIAL, write_tiny_model
 from vlserve.engines.base import Engine
-from vlserve.engines.native.guide import GuideError, Matcher
+from vlserve.engines.native.text.matcher import GuideError, Matcher
 from vlserve.errors import Code, ServeError
 from vlserve.models.catalog import EMBEDDED, model_folder
 from vlserve.types import FinishReason, Guide, GuideKind, Request, SamplingParams

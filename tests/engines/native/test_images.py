@@ -14,7 +14,7 @@ from tests.asked import picture
 from tests.doors.grpc.live import until
 from tests.engines.collect import answer, running
 from vlserve.engines.native.engine import NativeEngine
-from vlserve.engines.native.image_cache import ImageCache
+from vlserve.engines.native.vision.image_cache import ImageCache
 from vlserve.models.features import ImageFeatures
 from vlserve.models.prompt import Arrays, PromptImage
 from vlserve.types import Image, Message, Request, Role, SamplingParams

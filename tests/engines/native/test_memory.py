@@ -9,11 +9,11 @@ from collections.abc import Sequence as Seq
 import numpy as np
 import pytest
 
-from vlserve.engines.native.detokenizer import Detokenizer
-from vlserve.engines.native.memory import Memory, PagedMemory, SlotMemory
-from vlserve.engines.native.pages import PAGE, Pages, num_pages, page_digests
-from vlserve.engines.native.scheduler import Prefill, Scheduler, chunk_end
-from vlserve.engines.native.sequence import Sequence
+from vlserve.engines.native.scheduling.memory import Memory, PagedMemory, SlotMemory
+from vlserve.engines.native.scheduling.pages import PAGE, Pages, num_pages, page_digests
+from vlserve.engines.native.scheduling.scheduler import Prefill, Scheduler, chunk_end
+from vlserve.engines.native.scheduling.sequence import Sequence
+from vlserve.engines.native.text.detokenizer import Detokenizer
 from vlserve.models.prompt import Prompt, PromptImage
 from vlserve.types import SamplingParams
 

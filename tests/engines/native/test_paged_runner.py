@@ -20,12 +20,12 @@ from tests.families import FAMILIES, write_family
 from tests.oracle import Oracle
 from tests.tiny_model import write_tiny_model
 from vlserve.engines.native.engine import NativeEngine
-from vlserve.engines.native.graphs import EagerRecorder
-from vlserve.engines.native.paged_attention import TRITON
-from vlserve.engines.native.paged_runner import PagedRunner
-from vlserve.engines.native.pages import num_pages
-from vlserve.engines.native.scheduler import Plan, Prefill, Scheduler
-from vlserve.engines.native.self_check import NotBatchedError, check_batching
+from vlserve.engines.native.gpu.cuda_graphs import EagerRecorder
+from vlserve.engines.native.gpu.kernels import TRITON
+from vlserve.engines.native.gpu.runner import PagedRunner
+from vlserve.engines.native.runners.self_check import NotBatchedError, check_batching
+from vlserve.engines.native.scheduling.pages import num_pages
+from vlserve.engines.native.scheduling.scheduler import Plan, Prefill, Scheduler
 from vlserve.errors import ServeError
 from vlserve.models.catalog import load
 from vlserve.models.features import ImageFeatures
@@ -48,7 +48,7 @@ async def test_a_family_tried_hard(
     oracle = Oracle(folder)
     wanted = [oracle.answer(each.messages, each.sampling) for each in asked]
     # Steps recorded as a CUDA graph would be: what a replay gives lies where the last one lay.
-    replayed = mock.patch("vlserve.engines.native.paged_runner.EagerRecorder", FakeRecorder)
+    replayed = mock.patch("vlserve.engines.native.gpu.runner.EagerRecorder", FakeRecorder)
     with on_pages(), replayed:
         async with running(folder, max_running=NUM_SLOTS, cache_mib=64) as engine:
             assert engine.info.is_batched
@@ -90,7 +90,7 @@ async def test_tokens_by_triton_in_its_interpreter(
         request(rng, str(index), sampling=SamplingParams(max_tokens=5), num_images=index)
         for index in range(3)
     ]
-    there = "vlserve.engines.native.paged_runner."
+    there = "vlserve.engines.native.gpu.runner."
     with (
         on_pages(),
         mock.patch(f"{there}CudaRecorder", FakeRecorder),
@@ -258,10 +258,10 @@ def test_a_step_that_cannot_be_recorded_is_run_eagerly(
             raise RuntimeError("operation not permitted when stream is capturing")
 
     adapter = load(str(tiny_folder), device=torch.device("cpu"), dtype=torch.float32)
-    monkeypatch.setattr("vlserve.engines.native.paged_runner.CudaRecorder", BrokenRecorder)
+    monkeypatch.setattr("vlserve.engines.native.gpu.runner.CudaRecorder", BrokenRecorder)
     kernels = mock.Mock(can_graph=True)
     monkeypatch.setattr(
-        "vlserve.engines.native.paged_runner.choose_kernels", lambda *_, **__: kernels
+        "vlserve.engines.native.gpu.runner.choose_kernels", lambda *_, **__: kernels
     )
     runner = PagedRunner(adapter, SETTINGS)
     assert "cannot be recorded, and is slow: operation not permitted" in caplog.text
@@ -275,7 +275,7 @@ def test_the_self_check_sees_what_pages_get_wrong(tiny_folder: Path) -> None:
         check_batching(adapter, runner)
         # The control: prompts are written over each other.
         misplaced = mock.patch(
-            "vlserve.engines.native.paged_runner.places_of",
+            "vlserve.engines.native.gpu.runner.places_of",
             side_effect=lambda prefill: torch.arange(prefill.end - prefill.start),
         )
         with misplaced, pytest.raises(NotBatchedError, match="its logits differ"):

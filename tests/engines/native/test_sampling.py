@@ -14,14 +14,14 @@ from tokenizers import Tokenizer, models
 from tests.asked import request
 from tests.engines.collect import answer, running
 from tests.oracle import Oracle
-from vlserve.engines.native.detokenizer import Detokenizer
-from vlserve.engines.native.sampler import Sampler
-from vlserve.engines.native.sequence import Sequence
-from vlserve.engines.native.vocabulary import Vocabulary
+from vlserve.engines.native.sampling.sampler import Sampler
+from vlserve.engines.native.scheduling.sequence import Sequence
+from vlserve.engines.native.text.detokenizer import Detokenizer
+from vlserve.engines.native.text.vocabulary import Vocabulary
 from vlserve.errors import Code, ServeError
 from vlserve.models.generation import GenerationRules
 from vlserve.models.prompt import Prompt
-from vlserve.service import Service
+from vlserve.service.service import Service
 from vlserve.settings import LimitSettings
 from vlserve.types import ChatRequest, Guide, GuideKind, Message, Request, SamplingParams
 

@@ -12,7 +12,7 @@ from tests.asked import request
 from tests.engines.collect import answer, running
 from tests.families import write_family
 from tests.oracle import Oracle
-from vlserve.engines.native import attention
+from vlserve.engines.native.cpu import slot_attention as attention
 from vlserve.models.base import ModelAdapter
 from vlserve.models.gemma import Gemma3
 
@@ -33,7 +33,7 @@ async def test_a_decoder_that_changes_its_scores_is_served_one_at_a_time(
     def capped(*args: Any, **options: Any) -> Any:
         return plain(*args, **options, softcap=50.0)
 
-    monkeypatch.setattr("vlserve.engines.native.runner.slot_attention", capped)
+    monkeypatch.setattr("vlserve.engines.native.cpu.runner.slot_attention", capped)
     await assert_one_at_a_time(tiny_folder, caplog, "attention with softcap is not batched")
 
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from tests.asked import request
 from tests.engines.collect import answer, runner_of, running
-from vlserve.engines.native.slots import Slots
+from vlserve.engines.native.scheduling.slots import Slots
 from vlserve.types import SamplingParams
 
 
@@ -82,7 +82,7 @@ async def test_what_a_dead_request_left_does_not_reach_the_next(tiny_folder: Pat
 
 def test_the_thinking_half_needs_no_torch() -> None:
     code = (
-        "import sys, vlserve.engines.native.scheduler, vlserve.engines.echo,"
+        "import sys, vlserve.engines.native.scheduling.scheduler, vlserve.engines.echo,"
         " vlserve.engines.catalog; assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -4,7 +4,7 @@ import pytest
 from tokenizers import Tokenizer, decoders, models
 
 from tests.tiny_model import tiny_tokenizer
-from vlserve.engines.native.vocabulary import Vocabulary
+from vlserve.engines.native.text.vocabulary import Vocabulary
 
 STOP = frozenset([2])
 

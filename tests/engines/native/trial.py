@@ -24,13 +24,13 @@ from tests.asked import QUESTIONS, request
 from tests.engines.collect import Answer, answer, recorded_logits, running
 from tests.families import FAMILIES, MEDIUM, write_family
 from tests.oracle import Oracle
-from vlserve.engines.native import scheduler
+from vlserve.engines.native.cpu.runner import Runner
 from vlserve.engines.native.engine import NativeEngine
-from vlserve.engines.native.pages import PAGE, num_pages
-from vlserve.engines.native.runner import Runner
-from vlserve.engines.native.scheduler import Scheduler
-from vlserve.engines.native.sequence import Sequence
-from vlserve.engines.native.step_runner import StepRunner
+from vlserve.engines.native.runners.base import StepRunner
+from vlserve.engines.native.scheduling import scheduler
+from vlserve.engines.native.scheduling.pages import PAGE, num_pages
+from vlserve.engines.native.scheduling.scheduler import Scheduler
+from vlserve.engines.native.scheduling.sequence import Sequence
 from vlserve.types import Image, Message, Request, Role
 
 NUM_SLOTS = 5

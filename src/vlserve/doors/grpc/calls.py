@@ -14,7 +14,7 @@ from google.protobuf.message import DecodeError, Message
 from vlserve.doors.grpc.status import rendered
 from vlserve.doors.grpc.wire_cost import is_costly
 from vlserve.errors import Code, ServeError, invalid
-from vlserve.service import Service
+from vlserve.service.service import Service
 from vlserve.settings import LimitSettings
 
 # What a slow reader gets on top of the time that an answer may take.

@@ -9,7 +9,7 @@ from grpc_reflection.v1alpha import reflection
 
 from vlserve.doors.grpc.calls import Handlers
 from vlserve.doors.grpc.vision import SERVICE, VisionServicer
-from vlserve.service import Service
+from vlserve.service.service import Service
 from vlserve.settings import MIB, GrpcSettings, LimitSettings
 
 # For the last bytes of calls that have ended; health watchers would stay for ever.

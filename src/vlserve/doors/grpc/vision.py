@@ -19,7 +19,7 @@ from vlserve.doors.grpc.calls import (
     understood,
 )
 from vlserve.doors.grpc.pb import vision_pb2 as pb
-from vlserve.service import Service
+from vlserve.service.service import Service
 from vlserve.settings import LimitSettings
 from vlserve.types import Chunk
 

@@ -9,13 +9,13 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 
 from vlserve.doors.http import health
-from vlserve.doors.http.answers import CallerGone
-from vlserve.doors.http.asking import AskingRoute
 from vlserve.doors.http.bodies import BoundedBodies
+from vlserve.doors.http.body_route import AskingRoute
 from vlserve.doors.http.docs_page import HEADERS, page
 from vlserve.doors.http.errors import handle_errors
 from vlserve.doors.http.health import Readiness
-from vlserve.service import Service
+from vlserve.doors.http.streaming import CallerGone
+from vlserve.service.service import Service
 from vlserve.settings import LimitSettings
 
 _CALLER_GONE: Final = 499

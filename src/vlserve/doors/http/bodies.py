@@ -14,7 +14,7 @@ from vlserve.doors.http.errors import response_of, status_response
 from vlserve.doors.http.forms import is_json
 from vlserve.doors.http.json_cost import JsonCost
 from vlserve.errors import ServeError
-from vlserve.service import Service
+from vlserve.service.service import Service
 from vlserve.settings import MIB, LimitSettings
 
 # How long the rest of a body that was refused is thrown away, so that its sender gets to read why.

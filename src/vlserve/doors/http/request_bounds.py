@@ -4,7 +4,7 @@ from typing import Any
 
 from pydantic import Field
 
-from vlserve.doors.http.said import Said
+from vlserve.doors.http.body_model import Said
 from vlserve.types import MediaBounds
 
 

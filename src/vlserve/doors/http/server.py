@@ -14,7 +14,7 @@ from starlette.types import Receive, Scope, Send
 from vlserve.doors.http import http1, http2
 from vlserve.doors.http.application import application
 from vlserve.doors.http.health import Readiness
-from vlserve.service import Service
+from vlserve.service.service import Service
 from vlserve.settings import HttpSettings, LimitSettings
 
 Router = APIRouter  # what each door that speaks HTTP makes with its `routes`

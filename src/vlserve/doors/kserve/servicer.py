@@ -26,7 +26,7 @@ from vlserve.doors.kserve.convert import asked, check_version
 from vlserve.doors.kserve.pb import inference_pb2 as pb
 from vlserve.engines.base import EngineInfo
 from vlserve.errors import Code, ServeError, invalid
-from vlserve.service import Service
+from vlserve.service.service import Service
 from vlserve.settings import LimitSettings
 
 SERVICE: Final = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"].full_name

@@ -10,7 +10,7 @@ from starlette.datastructures import UploadFile
 from vlserve.doors.http.errors import CALL_REFUSALS, refusals
 from vlserve.doors.http.forms import FORM, form_of, media_type
 from vlserve.errors import Code, ServeError, invalid
-from vlserve.service import Service
+from vlserve.service.service import Service
 from vlserve.types import Upload
 
 _FIELDS: Final = ("file", "purpose")

@@ -7,9 +7,9 @@ from typing import Final
 from fastapi import APIRouter
 
 from vlserve.doors.http.errors import refusals
-from vlserve.doors.openai.answers import Model, ModelList
+from vlserve.doors.openai.chat_objects import Model, ModelList
 from vlserve.errors import Code, ServeError
-from vlserve.service import Service
+from vlserve.service.service import Service
 
 _REFUSALS: Final = refusals(HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.INTERNAL_SERVER_ERROR)
 

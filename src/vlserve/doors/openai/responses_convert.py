@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from vlserve.doors.http.request_bounds import media_bounds
-from vlserve.doors.openai import convert
+from vlserve.doors.openai import shared_convert
 from vlserve.doors.openai.responses_schema import (
     IncompleteDetails,
     InputMessage,
@@ -20,7 +20,7 @@ from vlserve.doors.openai.responses_schema import (
     ResponseRequest,
     ResponseUsage,
 )
-from vlserve.doors.openai.schema import AnyText, InputImagePart, JsonObjectFormat
+from vlserve.doors.openai.shared_schema import AnyText, InputImagePart, JsonObjectFormat
 from vlserve.errors import invalid
 from vlserve.settings import LimitSettings
 from vlserve.types import (
@@ -107,7 +107,7 @@ class Reply:
             "incomplete" if is_cut else "completed",
             [self.item("incomplete" if is_cut else "completed", [self.text(chunks)])],
         )
-        total = convert.total_of(chunks)
+        total = shared_convert.total_of(chunks)
         response.usage = ResponseUsage(
             input_tokens=total.prompt_tokens,
             input_tokens_details=InputTokensDetails(
@@ -128,7 +128,7 @@ class Reply:
 
     def text(self, chunks: Sequence[Chunk]) -> OutputText:
         """The text in that."""
-        tokens = convert.token_logprobs(chunks) if self.has_logprobs else []
+        tokens = shared_convert.token_logprobs(chunks) if self.has_logprobs else []
         return OutputText(text="".join(chunk.text for chunk in chunks), logprobs=tokens)
 
     def _object(self, status: ItemStatus, output: list[OutputMessage]) -> ResponseObject:
@@ -152,12 +152,12 @@ class Reply:
 
 
 def _turns(items: Sequence[InputMessage]) -> list[Message[ImageRef]]:
-    convert.refuse_many_parts(item.content for item in items)
+    shared_convert.refuse_many_parts(item.content for item in items)
     return [_turn(item, f"input[{i}].content") for i, item in enumerate(items)]
 
 
 def _turn(item: InputMessage, path: str) -> Message[ImageRef]:
-    role = convert.ROLES[item.role]
+    role = shared_convert.ROLES[item.role]
     if isinstance(item.content, str):
         return Message(role, (item.content,))
     parts = (_part(part, f"{path}[{i}]") for i, part in enumerate(item.content))
@@ -166,12 +166,12 @@ def _turn(item: InputMessage, path: str) -> Message[ImageRef]:
 
 def _part(part: InputPart, path: str) -> str | ImageRef:
     if isinstance(part, InputImagePart):
-        return convert.input_image(part, path)
+        return shared_convert.input_image(part, path)
     return part.text
 
 
 def _begins_with_system(items: Sequence[InputMessage]) -> bool:
-    return bool(items) and convert.ROLES[items[0].role] is Role.SYSTEM
+    return bool(items) and shared_convert.ROLES[items[0].role] is Role.SYSTEM
 
 
 def _instructed(instructions: str, turns: list[Message[ImageRef]]) -> list[Message[ImageRef]]:
@@ -191,10 +191,10 @@ def _sampling(body: ResponseRequest, limits: LimitSettings) -> SamplingParams:
     return SamplingParams(
         max_tokens=max_tokens,
         min_tokens=max_tokens if body.ignore_eos else 0,
-        stop=convert.stops(body.stop),
+        stop=shared_convert.stops(body.stop),
         logprobs=(body.top_logprobs or 0) if wants_logprobs else None,
         guide=_guide(body),
-        **convert.given(temperature=body.temperature, top_p=body.top_p),
+        **shared_convert.given(temperature=body.temperature, top_p=body.top_p),
     )
 
 
@@ -204,4 +204,4 @@ def _guide(body: ResponseRequest) -> Guide | None:
         return None
     if isinstance(form, JsonObjectFormat):
         return Guide(GuideKind.JSON_OBJECT)
-    return convert.schema_guide(form.schema_)
+    return shared_convert.schema_guide(form.schema_)

@@ -4,10 +4,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, Tag
 
+from vlserve.doors.http.body_model import Said, Text
 from vlserve.doors.http.request_bounds import RequestBounds
-from vlserve.doors.http.said import Said, Text
-from vlserve.doors.openai.answers import TokenLogprobs
-from vlserve.doors.openai.schema import (
+from vlserve.doors.openai.chat_objects import TokenLogprobs
+from vlserve.doors.openai.shared_schema import (
     IGNORED,
     AnyText,
     EitherForm,

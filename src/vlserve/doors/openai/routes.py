@@ -2,8 +2,10 @@
 
 from fastapi import APIRouter
 
-from vlserve.doors.openai import chat, files, models, responses
-from vlserve.service import Service
+from vlserve.doors.openai import chat_routes as chat
+from vlserve.doors.openai import files, models
+from vlserve.doors.openai import responses_routes as responses
+from vlserve.service.service import Service
 from vlserve.settings import LimitSettings
 
 

@@ -11,14 +11,14 @@ from pydantic_core import from_json
 from starlette.datastructures import FormData, UploadFile
 from starlette.responses import Response
 
-from vlserve.doors.http.answers import TimedAnswer, unless_gone, whole
-from vlserve.doors.http.asking import AskingRoute, fitted, said
+from vlserve.doors.http.body_model import Said, Text
+from vlserve.doors.http.body_route import AskingRoute, fitted, said
 from vlserve.doors.http.errors import CALL_REFUSALS, ErrorDetail, body_of, fields_named
 from vlserve.doors.http.forms import FORM, form_of, media_type
 from vlserve.doors.http.request_bounds import RequestBounds, media_bounds
-from vlserve.doors.http.said import Said, Text
+from vlserve.doors.http.streaming import TimedAnswer, unless_gone, whole
 from vlserve.errors import invalid
-from vlserve.service import Service
+from vlserve.service.service import Service
 from vlserve.settings import LimitSettings
 from vlserve.types import ChatRequest, ImageRef, Message, Role, SamplingParams
 

@@ -13,21 +13,22 @@ from typing import TypeVar
 import torch
 
 from vlserve.engines.base import BEGUN, RETRY_S, EngineInfo, Load
-from vlserve.engines.native.detokenizer import Detokenizer
-from vlserve.engines.native.encoder import Encoder
-from vlserve.engines.native.guide import Guides, Matcher
-from vlserve.engines.native.image_cache import ImageCache
-from vlserve.engines.native.memory import PagedMemory
-from vlserve.engines.native.paged_runner import PagedRunner
-from vlserve.engines.native.pages import num_pages, page_digests
-from vlserve.engines.native.runner import Runner
-from vlserve.engines.native.sampler import Sampler
-from vlserve.engines.native.scheduler import Plan, Scheduler
-from vlserve.engines.native.self_check import NotBatchedError, check_batching
-from vlserve.engines.native.sequence import Sequence
-from vlserve.engines.native.serial import SerialRunner
-from vlserve.engines.native.step_runner import StepRunner
-from vlserve.engines.native.vocabulary import Vocabulary
+from vlserve.engines.native.cpu.runner import Runner
+from vlserve.engines.native.gpu.runner import PagedRunner
+from vlserve.engines.native.runners.base import StepRunner
+from vlserve.engines.native.runners.self_check import NotBatchedError, check_batching
+from vlserve.engines.native.runners.serial import SerialRunner
+from vlserve.engines.native.sampling.sampler import Sampler
+from vlserve.engines.native.scheduling.memory import PagedMemory
+from vlserve.engines.native.scheduling.pages import num_pages, page_digests
+from vlserve.engines.native.scheduling.scheduler import Plan, Scheduler
+from vlserve.engines.native.scheduling.sequence import Sequence
+from vlserve.engines.native.text.detokenizer import Detokenizer
+from vlserve.engines.native.text.guides import Guides
+from vlserve.engines.native.text.matcher import Matcher
+from vlserve.engines.native.text.vocabulary import Vocabulary
+from vlserve.engines.native.vision.encoder import Encoder
+from vlserve.engines.native.vision.image_cache import ImageCache
 from vlserve.errors import Code, ServeError, invalid
 from vlserve.models.catalog import load as load_model
 from vlserve.models.errors import ModelError

@@ -1,0 +1,64 @@
+"""What memory this machine has, and which model it holds on which device."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from vlserve.catalogue.presets import NATIVE, Preset
+from vlserve.settings import HELD_BACK
+
+CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
+
+
+@dataclass(frozen=True)
+class Memory:
+    """The memory of one device, `cpu` or `cuda`, in bytes."""
+
+    device: str
+    num_bytes: int
+
+
+@dataclass(frozen=True)
+class Fit:
+    """Where and in which number format a preset is served, and whether the memory is enough for
+    its weights and one conversation."""
+
+    fits: bool
+    memory: Memory
+    dtype: str
+    needed_bytes: int
+
+
+def memories(cgroup_limit: Path = CGROUP_LIMIT) -> list[Memory]:
+    """The first GPU if there is one, then the RAM, as far as this process may use it."""
+    import torch  # noqa: PLC0415  heavy
+
+    ram = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    limit = cgroup_limit.read_text().strip() if cgroup_limit.is_file() else "max"
+    found = [Memory("cpu", ram if limit == "max" else min(ram, int(limit)))]
+    if torch.cuda.is_available():
+        gpu = torch.cuda.get_device_properties(0).total_memory
+        found.insert(0, Memory("cuda", gpu))
+    return found
+
+
+def fit(preset: Preset, found: list[Memory]) -> Fit:
+    """The first of the devices that holds it: a GPU in 16 bits, the CPU in 32 bits or else in 16.
+
+    Where none does, the need on the largest. A preset that the native engine does not serve is
+    never found to fit.
+    """
+    tried = [
+        _judged(preset, memory, dtype)
+        for memory in found
+        for dtype in ((preset.dtype,) if memory.device == "cuda" else ("float32", "bfloat16"))
+    ]
+    fitting = (one for one in tried if one.fits)
+    # The last format of a device asks least of it.
+    return next(fitting, max(reversed(tried), key=lambda one: one.memory.num_bytes))
+
+
+def _judged(preset: Preset, memory: Memory, dtype: str) -> Fit:
+    needed = preset.needed_bytes(dtype)
+    enough = needed <= memory.num_bytes * (1 - HELD_BACK)
+    return Fit(enough and preset.engine == NATIVE, memory, dtype, needed)

@@ -1,0 +1,241 @@
+"""A chat completion request -> ChatRequest, and Chunks -> OpenAI's objects."""
+
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Any, Final
+
+from vlserve.doors.http.request_bounds import media_bounds
+from vlserve.doors.openai.chat_objects import (
+    AnswerMessage,
+    Choice,
+    ChoiceLogprobs,
+    CompletionUsage,
+    PromptTokensDetails,
+)
+from vlserve.doors.openai.chat_schema import (
+    ChatCompletionRequest,
+    ChatMessage,
+    ChatPart,
+    ImagePart,
+    StructuredOutputs,
+    TextPart,
+    VideoPart,
+)
+from vlserve.doors.openai.shared_convert import (
+    ROLES,
+    detail_of,
+    given,
+    input_image,
+    refuse_many_parts,
+    schema_guide,
+    stops,
+    token_logprobs,
+    total_of,
+    url_of,
+)
+from vlserve.doors.openai.shared_schema import AnyText, JsonObjectFormat
+from vlserve.errors import invalid
+from vlserve.settings import LimitSettings
+from vlserve.types import (
+    MAX_TOKEN_ID,
+    ChatRequest,
+    Chunk,
+    Guide,
+    GuideKind,
+    ImageRef,
+    MediaBounds,
+    Message,
+    SamplingParams,
+    VideoRef,
+)
+
+_OFF: Final = -1  # of top_k, as vLLM writes it
+_NUM_FRAMES: Final = "media_io_kwargs.video.num_frames"
+_MAX_FRAMES: Final = "media_bounds.max_video_frames"
+
+
+def chat_request(body: ChatCompletionRequest, limits: LimitSettings) -> ChatRequest:
+    """What the caller asks for.
+
+    Raises ServeError(INVALID_ARGUMENT) naming a field of ours, for `callers_field`.
+    """
+    refuse_many_parts(message.content for message in body.messages)
+    if body.stream_options is not None and not body.stream:
+        raise invalid("stream_options", "belongs to a stream")
+    messages = tuple(
+        _message(message, f"messages[{i}].content") for i, message in enumerate(body.messages)
+    )
+    return ChatRequest(
+        messages, _sampling(body, limits), body.model or "", media_bounds=_media_bounds(body)
+    )
+
+
+def callers_field(field: str, body: ChatCompletionRequest) -> str:
+    """The caller's name for a field that another room named."""
+    names = {"logprobs": "top_logprobs", "guide": "response_format"}
+    if body.max_completion_tokens is not None:
+        names["max_tokens"] = "max_completion_tokens"
+    if body.min_tokens is None:
+        names["min_tokens"] = "ignore_eos"
+    if body.media_bounds is None or body.media_bounds.max_video_frames is None:
+        names[_MAX_FRAMES] = _NUM_FRAMES
+    if field == "guide" and body.structured_outputs is not None:
+        return f"structured_outputs.{_structured_name(body.structured_outputs)}"
+    return names.get(field, field)
+
+
+def choices(chunks: Iterable[Chunk], *, with_logprobs: bool) -> list[Choice]:
+    """All answers of a request, of which `chunks` are all there are."""
+    return [
+        Choice(
+            index=index,
+            message=AnswerMessage(content="".join(chunk.text for chunk in each)),
+            logprobs=logprobs(each) if with_logprobs else None,
+            finish_reason=each[-1].finish_reason or "stop",
+        )
+        for index, each in by_index(chunks)
+    ]
+
+
+def by_index(chunks: Iterable[Chunk]) -> list[tuple[int, list[Chunk]]]:
+    """The chunks of each answer."""
+    answers: dict[int, list[Chunk]] = {}
+    for chunk in chunks:
+        answers.setdefault(chunk.index, []).append(chunk)
+    return sorted(answers.items())
+
+
+def usage(chunks: Iterable[Chunk]) -> CompletionUsage:
+    """What all answers took together. `chunks` hold the last one of each."""
+    total = total_of(chunks)
+    return CompletionUsage(
+        prompt_tokens=total.prompt_tokens,
+        completion_tokens=total.completion_tokens,
+        total_tokens=total.prompt_tokens + total.completion_tokens,
+        prompt_tokens_details=PromptTokensDetails(
+            cached_tokens=total.cached_tokens,
+            image_tokens=total.image_tokens,
+            text_tokens=total.text_tokens,
+        ),
+    )
+
+
+def logprobs(chunks: Iterable[Chunk]) -> ChoiceLogprobs:
+    """Those of all tokens of an answer, or of a piece."""
+    return ChoiceLogprobs(content=token_logprobs(chunks))
+
+
+def _message(message: ChatMessage, path: str) -> Message[ImageRef | VideoRef]:
+    role = ROLES[message.role]
+    if isinstance(message.content, str):
+        return Message(role, (message.content,))
+    parts = (_part(part, f"{path}[{i}]") for i, part in enumerate(message.content))
+    return Message(role, tuple(parts))
+
+
+def _part(part: ChatPart, path: str) -> str | ImageRef | VideoRef:
+    if isinstance(part, TextPart):
+        return part.text
+    if isinstance(part, VideoPart):
+        url, field = url_of(part.video_url, f"{path}.video_url")
+        return VideoRef(url=url, field=field)
+    if isinstance(part, ImagePart):
+        url, field = url_of(part.image_url, f"{path}.image_url")
+        said = None if isinstance(part.image_url, str) else part.image_url.detail
+        return ImageRef(url=url, detail=detail_of(said), field=field)
+    return input_image(part, path)
+
+
+def _media_bounds(body: ChatCompletionRequest) -> MediaBounds:
+    bounds, num_frames = media_bounds(body.media_bounds), _num_frames(body)
+    if num_frames is None:
+        return bounds
+    if bounds.max_video_frames is not None:
+        raise invalid(_NUM_FRAMES, f"cannot stand beside {_MAX_FRAMES}")
+    return replace(bounds, max_video_frames=num_frames)
+
+
+def _num_frames(body: ChatCompletionRequest) -> int | None:
+    video = body.media_io_kwargs.video if body.media_io_kwargs else None
+    return video.num_frames if video else None
+
+
+def _sampling(body: ChatCompletionRequest, limits: LimitSettings) -> SamplingParams:
+    if body.top_logprobs is not None and not body.logprobs:
+        raise invalid("top_logprobs", "wants logprobs as well")
+    max_tokens = body.max_completion_tokens
+    if max_tokens is None:
+        max_tokens = limits.default_max_tokens if body.max_tokens is None else body.max_tokens
+    return SamplingParams(
+        max_tokens=max_tokens,
+        stop=stops(body.stop),
+        stop_token_ids=tuple(body.stop_token_ids or ()),
+        logit_bias=_logit_bias(body.logit_bias or {}),
+        top_k=_top_k(body.top_k),
+        logprobs=(body.top_logprobs or 0) if body.logprobs else None,
+        guide=_guide(body),
+        min_tokens=max_tokens if body.ignore_eos else body.min_tokens or 0,
+        **given(
+            temperature=body.temperature,
+            top_p=body.top_p,
+            seed=body.seed,
+            min_p=body.min_p,
+            presence_penalty=body.presence_penalty,
+            frequency_penalty=body.frequency_penalty,
+            repetition_penalty=body.repetition_penalty,
+            n=body.n,
+        ),
+    )
+
+
+def _top_k(said: int | None) -> int:
+    if said is not None and said > MAX_TOKEN_ID:
+        raise invalid("top_k", f"must be at most {MAX_TOKEN_ID}")
+    return 0 if said in (None, _OFF) else said
+
+
+def _logit_bias(said: dict[str, Any]) -> dict[int, float]:
+    biases = {}
+    for key, bias in said.items():
+        if not (key.isascii() and key.isdigit() and len(key) <= len(str(MAX_TOKEN_ID))):
+            raise invalid("logit_bias", "each name must be a token id")
+        if (token_id := int(key)) > MAX_TOKEN_ID:
+            raise invalid("logit_bias", "each name must be a token id")
+        if isinstance(bias, bool) or not isinstance(bias, int | float):
+            raise invalid("logit_bias", "each must be a number")
+        biases[token_id] = bias
+    return biases
+
+
+def _guide(body: ChatCompletionRequest) -> Guide | None:
+    wanted, form = body.structured_outputs, body.response_format
+    if wanted is None:
+        if form is None or isinstance(form, AnyText):
+            return None
+        if isinstance(form, JsonObjectFormat):
+            return Guide(GuideKind.JSON_OBJECT)
+        return schema_guide(form.json_schema.schema_)
+    if form is not None:
+        raise invalid("structured_outputs", "cannot stand beside response_format")
+    return _structured_guide(wanted)
+
+
+def _structured_guide(wanted: StructuredOutputs) -> Guide | None:
+    match _structured_name(wanted):
+        case "json":
+            if isinstance(wanted.json_, str):
+                return Guide(GuideKind.JSON_SCHEMA, wanted.json_)
+            return schema_guide(wanted.json_)
+        case "regex":
+            return Guide(GuideKind.REGEX, wanted.regex or "")
+        case "choice":
+            return Guide(GuideKind.CHOICE, choices=tuple(wanted.choice or ()))
+        case _:
+            return Guide(GuideKind.JSON_OBJECT) if wanted.json_object else None
+
+
+def _structured_name(wanted: StructuredOutputs) -> str:
+    names = list(given(**wanted.model_dump(by_alias=True)))
+    if len(names) != 1:
+        raise invalid("structured_outputs", "must hold one of json, regex, choice, json_object")
+    return names[0]

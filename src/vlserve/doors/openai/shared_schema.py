@@ -1,0 +1,90 @@
+"""What chat completions and responses may both say. The classes are the OpenAPI document too."""
+
+from typing import Annotated, Any, Final, Literal, TypeVar
+
+from pydantic import Discriminator, Field
+
+from vlserve.doors.http.body_model import Said, Text
+from vlserve.types import (
+    MAX_STOP_CHARACTERS,
+    MAX_STOP_STRINGS,
+)
+
+IGNORED: Final = "ignored"
+
+
+ImageDetail = Literal["auto", "low", "high", "original"]
+
+
+_DETAIL: Final = (
+    "low: the model looks once, at the whole picture; otherwise as its processor does of itself"
+)
+
+
+T = TypeVar("T")
+
+
+def told(text: str, **bounds: Any) -> Any:
+    """An optional field with bounds for the document alone."""
+    return Field(None, description=text, json_schema_extra=dict(bounds))
+
+
+Stop = Text | Annotated[list[Text], Field(fail_fast=True)] | None
+
+
+def told_stop() -> Any:
+    """The field of texts that end an answer."""
+    return told(
+        f"each ends the answer and is not part of it; at most {MAX_STOP_STRINGS} of 1 to"
+        f" {MAX_STOP_CHARACTERS} characters",
+        minLength=1,
+        maxLength=MAX_STOP_CHARACTERS,
+        maxItems=MAX_STOP_STRINGS,
+    )
+
+
+def _form(value: object) -> str:
+    return "text" if isinstance(value, str) else "object"
+
+
+EitherForm = Discriminator(_form)
+
+
+class ImageUrl(Said):
+    """Where a picture is, and how closely it should be looked at."""
+
+    url: str = Field(
+        description="a data: URL in base64, the id of an upload,"
+        " or http(s) where fetching is switched on"
+    )
+    detail: ImageDetail | None = Field(None, description=_DETAIL)
+
+
+class InputImagePart(Said):
+    """A picture, as responses write it: by one of `image_url` and `file_id`."""
+
+    type: Literal["input_image"]
+    image_url: str | None = Field(None, description="as `url` of ImageUrl")
+    file_id: str | None = Field(None, description="the id of an upload")
+    detail: ImageDetail | None = Field(None, description=_DETAIL)
+
+
+class JsonSchema(Said):
+    """A schema that the answer is held to, strictly, whatever `strict` says."""
+
+    name: Text | None = Field(None, description=IGNORED)
+    description: Text | None = Field(None, description=IGNORED)
+    schema_: dict[str, Any] = Field(alias="schema")
+    strict: bool | None = Field(None, description=IGNORED)
+
+
+class AnyText(Said):
+    """Text of any kind."""
+
+    type: Literal["text"]
+
+
+class JsonObjectFormat(Said):
+    """Any JSON object."""
+
+    type: Literal["json_object"]

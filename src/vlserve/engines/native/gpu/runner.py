@@ -1,0 +1,198 @@
+"""Runs the model on a GPU: a recorded call of the decoder for those who decode, and a second call
+for the parts of prompts."""
+
+import logging
+from collections.abc import Sequence as Seq
+
+import torch
+
+from vlserve.engines.native.gpu.cuda_graphs import (
+    NOT_FINITE,
+    CudaRecorder,
+    DecodeGraphs,
+    DecodeInputs,
+    DecodeOutputs,
+    DecodeRow,
+    EagerRecorder,
+    Recorder,
+    best_tokens,
+)
+from vlserve.engines.native.gpu.kernels import choose_kernels
+from vlserve.engines.native.gpu.page_attention import (
+    ATTENTION,
+    PageStep,
+    page_attention,
+    places_of,
+    prompt_pages,
+)
+from vlserve.engines.native.gpu.page_cache import PagedCache
+from vlserve.engines.native.runners.base import StepRunner, joined
+from vlserve.engines.native.runners.cache_shape import CacheShape, cache_bytes
+from vlserve.engines.native.scheduling.memory import PagedMemory
+from vlserve.engines.native.scheduling.pages import PAGE, num_pages
+from vlserve.engines.native.scheduling.scheduler import Plan, Prefill
+from vlserve.engines.native.scheduling.sequence import Sequence
+from vlserve.models.base import ModelAdapter
+from vlserve.models.transfer import to_device, to_host
+from vlserve.settings import EngineSettings
+
+_log = logging.getLogger(__name__)
+
+# Tokens of prompts beside others that decode. No GPU has been asked yet what they cost there.
+STEP_TOKENS = 512
+
+
+class PagedRunner(StepRunner):
+    """A StepRunner whose sequences have pages of the cache, known ones together.
+
+    Rows that decode are replayed from a CUDA graph where there is one; the rest of a step follows
+    on the same stream. The host waits for the device once a step, for the tokens.
+    """
+
+    def __init__(self, adapter: ModelAdapter, settings: EngineSettings) -> None:
+        """Takes seconds: the decode step is recorded. Raises ValueError when the cache's bound
+        does not hold two pages."""
+        device, dtype = torch.device(adapter.model.device), adapter.model.dtype
+        shape = CacheShape.of(adapter.text_config)
+        pages = shape.num_pages(cache_bytes(settings.cache_mib, device), dtype)
+        self._cache = PagedCache(shape, num_pages=pages, dtype=dtype, device=device)
+        self._kernels = choose_kernels(
+            device,
+            dtype,
+            num_heads=shape.num_heads,
+            num_kv_heads=shape.num_kv_heads,
+            head_dim=shape.head_dim,
+        )
+        super().__init__(adapter, ATTENTION, page_attention, settings.max_running)
+        self._group = shape.num_heads // shape.num_kv_heads
+        self._suppressed = torch.tensor(
+            adapter.rules.suppressed, dtype=torch.long, device=self._device
+        )
+        # Pages of the longest row of the step.
+        self._widest = 1
+        self._graphs = self._recorded()
+
+    @property
+    def cache(self) -> PagedCache:
+        """The pages."""
+        return self._cache
+
+    @property
+    def step_tokens(self) -> int:
+        """See StepRunner."""
+        return STEP_TOKENS
+
+    def memory(self) -> PagedMemory:
+        """See StepRunner."""
+        return PagedMemory(self._cache.num_pages)
+
+    def run(self, plan: Plan) -> torch.Tensor:
+        """See StepRunner."""
+        parts = [self._decode(plan.decodes).logits] if plan.decodes else []
+        if plan.prefills:
+            parts.append(self._prefill(plan.prefills))
+        return torch.cat(parts).float()
+
+    def greedy(self, plan: Plan) -> list[int | Exception]:
+        """The best token for each of the plan's sequences that the model does not suppress, chosen
+        on the device; ArithmeticError for a row whose numbers are not finite."""
+        picked = [self._decode(plan.decodes).greedy] if plan.decodes else []
+        if plan.prefills:
+            picked.append(best_tokens(self._prefill(plan.prefills), self._suppressed))
+        if not plan.sequences:
+            return []
+        tokens = to_host(torch.cat(picked))
+        broken = ArithmeticError("the logits are not finite")
+        return [broken if token == NOT_FINITE else token for token in tokens]
+
+    def _recorded(self) -> DecodeGraphs:
+        if self._kernels.can_graph:
+            try:
+                return self._record(CudaRecorder())
+            # Whatever a model's own code or a driver may raise: the eager step answers.
+            except Exception as error:
+                _log.warning("the decode step cannot be recorded, and is slow: %s", error)
+        return self._record(EagerRecorder())
+
+    def _record(self, recorder: Recorder) -> DecodeGraphs:
+        graphs = DecodeGraphs(
+            self._step,
+            recorder,
+            max_rows=self.max_running,
+            max_pages=num_pages(self.max_context_tokens),
+            page_tokens=PAGE,
+            # A token of an answer has the same position three times, where there are three.
+            num_positions=1,
+            suppressed=self._suppressed,
+            device=self._device,
+        )
+        with torch.inference_mode():
+            graphs.record()
+        return graphs
+
+    def _decode(self, decodes: Seq[Sequence]) -> DecodeOutputs:
+        self._widest = max(len(sequence.pages) for sequence in decodes)
+        return self._graphs.replay([_decode_row(sequence) for sequence in decodes])
+
+    def _step(self, inputs: DecodeInputs) -> torch.Tensor:
+        """Logits `[B, vocab_size]` of the newest tokens: what is recorded."""
+        if not self._kernels.can_graph:
+            inputs = inputs.narrow(self._widest)
+        embeddings = self._adapter.model.get_input_embeddings()(inputs.token_ids)
+        step = PageStep(self._cache, self._kernels, inputs.places, inputs)
+        logits: torch.Tensor = self._adapter.head(
+            self._hidden(embeddings, inputs.positions, step, {})
+        )
+        return logits
+
+    def _prefill(self, prefills: Seq[Prefill]) -> torch.Tensor:
+        """Logits `[N, vocab_size]` of the N parts that are the last of their prompts."""
+        embeddings = torch.cat([self._embedded(prefill) for prefill in prefills])
+        places = torch.cat([places_of(prefill) for prefill in prefills])
+        prompts, last_rows, start = [], [], 0
+        for prefill in prefills:
+            rows = prompt_pages(
+                prefill,
+                start,
+                group=self._group,
+                dtype=self._dtype,
+                device=self._device,
+                reaches=self._reaches,
+            )
+            prompts.append(rows)
+            start = rows.end
+            if prefill.is_last:
+                last_rows.append(start - 1)
+        step = PageStep(
+            self._cache, self._kernels, to_device(places, self._device), None, tuple(prompts)
+        )
+        positions = joined([self._positions(prefill) for prefill in prefills])
+        extras = self._deepstack(prefills, 0, start)
+        hidden = self._hidden(embeddings, positions, step, extras)
+        if not last_rows:
+            return hidden.new_empty(0, self._adapter.text_config.vocab_size)
+        wanted = hidden.index_select(0, to_device(torch.tensor(last_rows), self._device))
+        logits: torch.Tensor = self._adapter.head(wanted)
+        return logits
+
+    def _hidden(
+        self,
+        embeddings: torch.Tensor,
+        positions: torch.Tensor,
+        step: PageStep,
+        extras: dict[str, object],
+    ) -> torch.Tensor:
+        """`[T, hidden_size]` after the decoder, of embeddings of the same shape."""
+        hidden: torch.Tensor = self._adapter.decoder(
+            inputs_embeds=embeddings.unsqueeze(0),
+            position_ids=positions,
+            use_cache=False,
+            page_step=step,
+            **extras,
+        ).last_hidden_state
+        return hidden[0]
+
+
+def _decode_row(sequence: Sequence) -> DecodeRow:
+    position = sequence.num_tokens - 1 + sequence.prompt.position_shift
+    return DecodeRow(sequence.token_ids[-1], (position,), sequence.pages, sequence.num_tokens)

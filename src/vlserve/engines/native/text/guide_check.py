@@ -1,0 +1,111 @@
+"""Whether a grammar can be followed, found out in a process that can be killed."""
+
+import asyncio
+import json
+import logging
+import sys
+from itertools import count
+from typing import Final
+
+from vlserve.engines.base import RETRY_S
+from vlserve.engines.native.text.vocabulary import Vocabulary
+from vlserve.errors import Code, ServeError, invalid
+
+WORKER: Final = "vlserve.engines.native.text.guide_worker"
+# Each may have a processor to itself for as long as the worker lets it.
+MAX_AT_ONCE: Final = 2
+# The worker answers within its own bound or not at all.
+PATIENCE_S: Final = 10.0
+_log = logging.getLogger(__name__)
+
+
+class GuideCheck:
+    """The worker: kept warm, and started again when it has died."""
+
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        self._first_line = _line(
+            [vocabulary.definition, vocabulary.size, vocabulary.stop_token_ids]
+        )
+        self._turns = asyncio.Semaphore(MAX_AT_ONCE)
+        self._starting = asyncio.Lock()
+        self._numbers = count()
+        self._waiting: dict[int, asyncio.Future[str]] = {}
+        self._worker: asyncio.subprocess.Process | None = None
+        self._reader: asyncio.Task[None] | None = None
+        self._is_closed = False
+
+    async def start(self) -> None:
+        """Start the worker, where none lives, without waiting for it to be warm."""
+        async with self._starting:
+            if self._is_closed or (self._reader is not None and not self._reader.done()):
+                return
+            pipe = asyncio.subprocess.PIPE
+            # A session of its own: what a terminal says to the server is not said to it.
+            self._worker = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-P", "-m", WORKER),
+                stdin=pipe,
+                stdout=pipe,
+                start_new_session=True,
+            )
+            self._reader = asyncio.create_task(self._read(self._worker))
+            assert self._worker.stdin is not None  # noqa: S101 - it is a pipe
+            self._worker.stdin.write(self._first_line)
+
+    async def check(self, grammar: str) -> None:
+        """Returns where a grammar can be followed. Raises ServeError: INVALID_ARGUMENT naming
+        `guide` where it cannot, INTERNAL where that could not be found out, UNAVAILABLE once
+        closed."""
+        async with self._turns:
+            await self.start()
+            if self._is_closed or self._worker is None:
+                raise _closed()
+            number = next(self._numbers)
+            answer = self._waiting[number] = asyncio.get_running_loop().create_future()
+            try:
+                assert self._worker.stdin is not None  # noqa: S101 - it is a pipe
+                self._worker.stdin.write(_line([number, grammar]))
+                async with asyncio.timeout(PATIENCE_S):
+                    reason = await answer
+            except TimeoutError:
+                _log.exception("the guide worker does not answer: it is killed")
+                await self._kill()
+                raise ServeError(Code.INTERNAL, "the request failed") from None
+            finally:
+                del self._waiting[number]
+        if reason:
+            raise invalid("guide", reason)
+
+    async def close(self) -> None:
+        """End the worker; who still waits is told UNAVAILABLE."""
+        self._is_closed = True
+        async with self._starting:
+            await self._kill()
+
+    async def _kill(self) -> None:
+        if self._worker is not None and self._reader is not None:
+            if self._worker.returncode is None:
+                self._worker.kill()
+            await self._reader
+
+    async def _read(self, worker: asyncio.subprocess.Process) -> None:
+        assert worker.stdout is not None  # noqa: S101 - it is a pipe
+        async for line in worker.stdout:
+            number, reason = json.loads(line)
+            # Who asked may be gone.
+            if (answer := self._waiting.get(number)) is not None and not answer.done():
+                answer.set_result(reason)
+        await worker.wait()
+        if not self._is_closed:
+            _log.error("the guide worker has died")
+        for answer in self._waiting.values():
+            if not answer.done():
+                failed = ServeError(Code.INTERNAL, "the request failed")
+                answer.set_exception(_closed() if self._is_closed else failed)
+
+
+def _closed() -> ServeError:
+    return ServeError(Code.UNAVAILABLE, "the engine is closed", retry_after_s=RETRY_S)
+
+
+def _line(value: object) -> bytes:
+    return json.dumps(value).encode() + b"\n"

@@ -1,0 +1,260 @@
+"""The command line, run as a user runs it."""
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+ROOT = Path(__file__).parents[2]
+ECHO = ("--engine.kind", "echo")
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def environment(**variables: str) -> dict[str, str]:
+    """This process's, without settings of its own."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("VLSERVE_")}
+    return kept | {"PYTHONPATH": str(ROOT / "src"), "COLUMNS": "200"} | variables
+
+
+def vlserve(
+    *arguments: str, cwd: Path, code: int = 0, variables: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    result = subprocess.run(
+        [sys.executable, "-m", "vlserve", *arguments],
+        cwd=cwd,
+        env=environment(**(variables or {})),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert result.returncode == code, result.stdout + result.stderr
+    assert "Traceback" not in result.stderr
+    return result
+
+
+def shown(result: subprocess.CompletedProcess[str]) -> dict[str, tuple[str, str]]:
+    """Setting -> value and origin, out of what `vlserve settings` prints."""
+    lines = [line.split() for line in result.stdout.splitlines()[1:] if line.strip()]
+    return {line[0]: (line[1], line[2]) for line in lines}
+
+
+@dataclass(frozen=True)
+class Server:
+    process: subprocess.Popen[str]
+    port: int
+    http_port: int
+    ready: str
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Server]:
+    port, http_port = free_port(), free_port()
+    process = subprocess.Popen(
+        [
+            *(sys.executable, "-m", "vlserve", "serve", *ECHO),
+            *("--grpc.port", str(port), "--http.port", str(http_port)),
+        ],
+        cwd=tmp_path,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    lines = []
+    for line in process.stdout:
+        lines.append(line)
+        if line.startswith("ready"):
+            break
+    try:
+        yield Server(process, port, http_port, "".join(lines))
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_the_ready_line_says_what_is_served_and_where(server: Server) -> None:
+    for name in ("model", "device", "memory", "address", "a picture"):
+        assert re.search(rf"^{name} +\S", server.ready, re.MULTILINE), server.ready
+    assert f"grpc://127.0.0.1:{server.port}" in server.ready
+    assert f"http://127.0.0.1:{server.http_port}" in server.ready
+    assert "Describe the image" in server.ready
+    assert re.search(
+        r"^ready in \d+\.\d s \(imports .*, model .*, first answer .*\)", server.ready, re.M
+    )
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_it_in_order(server: Server, number: signal.Signals) -> None:
+    began = time.monotonic()
+    server.process.send_signal(number)
+    _, err = server.process.communicate(timeout=10)
+    assert server.process.returncode == 0
+    assert err.strip().endswith("stopped")
+    assert "Traceback" not in err
+    assert time.monotonic() - began < 5
+
+
+def test_the_version(tmp_path: Path) -> None:
+    assert re.fullmatch(r"vlserve \d+\.\d+\.\d+\n", vlserve("--version", cwd=tmp_path).stdout)
+    assert "Usage" in vlserve(cwd=tmp_path, code=2).stdout
+
+
+def test_ask_finds_the_server_or_answers_here(server: Server, tmp_path: Path) -> None:
+    Image.new("RGB", (20, 10), "red").save(tmp_path / "red.png")
+    question = ("red.png", "red.png", "what is it?")
+    running = vlserve("ask", *question, "--grpc.port", str(server.port), cwd=tmp_path)
+    named = vlserve("ask", *question, "--server", f"localhost:{server.port}", cwd=tmp_path)
+    here = vlserve("ask", *question, *ECHO, "--grpc.port", str(free_port()), cwd=tmp_path)
+    assert running.stdout == named.stdout == here.stdout
+    assert running.stdout.startswith("user said: what is it?; 2 pictures: 20x10 sha256")
+    at = ("--grpc.port", str(server.port))
+    described = vlserve("ask", "red.png", *at, cwd=tmp_path)
+    assert described.stdout.startswith("user said: Describe the image; 1 picture: 20x10 sha256")
+    scheme = vlserve("ask", "a", "--server", f"grpc://localhost:{server.port}", cwd=tmp_path)
+    assert scheme.stdout == "user said: a\n"
+    long = vlserve("ask", "a" * 5000, *at, cwd=tmp_path)  # no file has such a name
+    assert long.stdout == f"user said: {'a' * 5000}\n"
+    shorter = vlserve(
+        "ask", "a b c d", "--max-tokens", "3", "--grpc.port", str(server.port), cwd=tmp_path
+    )
+    assert shorter.stdout == "user said: a\n"
+
+
+def test_ask_says_what_is_wrong(server: Server, tmp_path: Path) -> None:
+    (tmp_path / "text.png").write_text("no picture")
+    at = ("--grpc.port", str(server.port))
+    wrong = vlserve("ask", "text.png", "what?", *at, cwd=tmp_path, code=2)
+    assert wrong.stderr.startswith("error: text.png: is not a picture")
+    here = vlserve("ask", "text.png", "what?", *ECHO, "--grpc.port", "1", cwd=tmp_path, code=2)
+    assert "text.png: is not a picture" in here.stderr
+    missing = vlserve("ask", "none.png", "what?", *at, cwd=tmp_path, code=2)
+    assert "none.png" in missing.stderr
+    nobody = vlserve("ask", "what?", "--server", f"localhost:{free_port()}", cwd=tmp_path, code=2)
+    assert "no server that serves answers at localhost" in nobody.stderr
+    other = vlserve("ask", "what?", "--server", "http://localhost:8000", cwd=tmp_path, code=2)
+    assert "--server http://localhost:8000: is asked over gRPC, as HOST:PORT" in other.stderr
+    port = vlserve("serve", *ECHO, *at, cwd=tmp_path, code=2)
+    assert f"error: cannot listen on 127.0.0.1:{server.port}" in port.stderr
+
+
+def test_flag_before_environment_before_file_before_default(tmp_path: Path) -> None:
+    (tmp_path / "vlserve.toml").write_text(
+        '[engine]\nmax_running = 2\ndtype = "float16"\n[limits]\ntimeout_s = 5\n'
+    )
+    variables = {"VLSERVE_ENGINE__MAX_RUNNING": "3", "VLSERVE_LIMITS__TIMEOUT_S": "6.5"}
+    found = shown(
+        vlserve("settings", "--engine.max-running", "4", cwd=tmp_path, variables=variables)
+    )
+    assert found["engine.max_running"] == ("4", "flag")
+    assert found["limits.timeout_s"] == ("6.5", "environment")
+    assert found["engine.dtype"] == ('"float16"', "file")
+    assert found["grpc.port"] == ("50051", "default")
+    both = shown(vlserve("settings", "--engine.max_running", "4", cwd=tmp_path))
+    assert both["engine.max_running"] == ("4", "flag")
+
+
+@pytest.mark.parametrize(
+    ("toml", "variables", "flags", "said"),
+    [
+        ("[engine]\nspeed = 9", {}, [], "engine.speed: Extra inputs are not permitted (file)"),
+        ("[machine]\nx = 1", {}, [], "machine: Extra inputs are not permitted (file)"),
+        ("[engine", {}, [], "vlserve.toml: "),
+        ("", {"VLSERVE_ENGINE__SPEED": "9"}, [], "VLSERVE_ENGINE__SPEED: no such setting"),
+        ("", {"VLSERVE_SPEED": "9"}, [], "VLSERVE_SPEED: no such setting (environment)"),
+        ("", {"VLSERVE_ENGINE": "9"}, [], "engine: Input should be a valid dictionary"),
+        ("", {"VLSERVE_GRPC__PORT": "x"}, [], "grpc.port: Input should be a valid integer"),
+        (
+            "",
+            {},
+            ["--grpc.port", "70000"],
+            "grpc.port: Input should be less than or equal to 65535",
+        ),
+        ("", {}, ["--engine.speed", "9"], "No such option: --engine.speed"),
+    ],
+)
+def test_a_wrong_setting_is_refused_by_name(
+    tmp_path: Path, toml: str, variables: dict[str, str], flags: list[str], said: str
+) -> None:
+    (tmp_path / "vlserve.toml").write_text(toml)
+    for command in ("settings", "serve"):
+        result = vlserve(command, *flags, cwd=tmp_path, code=2, variables=variables)
+        assert said in result.stderr, result.stderr
+
+
+def test_models_are_listed_and_shown(tmp_path: Path) -> None:
+    facts = json.loads(vlserve("models", "--json", cwd=tmp_path).stdout)
+    assert len(facts) > 20
+    embedded = next(fact for fact in facts if fact["name"] == "embedded")
+    assert embedded["here"]["fits"]
+    assert embedded["here"]["needed_bytes"] > embedded["weight_bytes"]
+    for columns in ("60", "80", "120", "200"):
+        listed = vlserve("models", cwd=tmp_path, variables={"COLUMNS": columns}).stdout
+        assert max(map(len, listed.splitlines())) <= int(columns)
+        assert not [fact["name"] for fact in facts if f"{fact['name']} " not in listed]
+    assert not [fact["licence"] for fact in facts if fact["licence"].split()[0] not in listed]
+    shown = vlserve("models", "idefics2-8b", cwd=tmp_path, variables={"COLUMNS": "60"}).stdout
+    for said in ("HuggingFaceM4/idefics2-8b", "Apache-2.0", "8,402,768,112", "32,768 tokens"):
+        assert said in shown
+    assert shown.splitlines()[-1].startswith("vlserve serve --model.path FOLDER")
+    (one,) = (fact for fact in facts if fact["name"] == "idefics2-8b")
+    assert shown.splitlines()[-1] == one["command"]
+    assert json.loads(vlserve("models", "idefics2-8b", "--json", cwd=tmp_path).stdout) == one
+
+
+def test_an_unknown_model_is_refused_with_what_is_close(tmp_path: Path) -> None:
+    result = vlserve("models", "idefics-8b", cwd=tmp_path, code=2)
+    assert result.stderr.startswith("error: no model is known as 'idefics-8b'; close to it: ")
+    assert "idefics2-8b" in result.stderr
+    assert not result.stdout
+
+
+def test_help_and_settings_need_nothing_heavy(tmp_path: Path) -> None:
+    program = (
+        "import json, sys\nfrom vlserve.cli.main import main\n"
+        "try:\n    main()\nexcept SystemExit:\n    pass\n"
+        "print('\\n' + json.dumps(sorted({name.split('.')[0] for name in sys.modules})))"
+    )
+    for command in (
+        ["settings"],
+        ["--help"],
+        ["serve", "--help"],
+        ["bench", "--help"],
+        ["describe", "--help"],
+    ):
+        result = subprocess.run(
+            [sys.executable, "-c", program, *command],
+            cwd=tmp_path,
+            env=environment(),
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        imported = set(json.loads(result.stdout.splitlines()[-1]))
+        heavy = {"torch", "transformers", "grpc", "PIL", "openai", "matplotlib"}
+        heavy |= {"httpx2", "pyarrow"}
+        assert not imported & heavy, command
+
+
+def test_every_setting_is_a_flag_with_its_description(tmp_path: Path) -> None:
+    told = vlserve("serve", "--help", cwd=tmp_path).stdout
+    names = shown(vlserve("settings", cwd=tmp_path))
+    assert len(names) > 10
+    for name in names:
+        assert f"--{name}" in told
