@@ -14,7 +14,7 @@ from PIL import Image as PILImage
 from transformers.generation.streamers import BaseStreamer
 
 from bench.peer_servers.generate import Generator
-from vlserve.engines.base import BEGUN, Engine
+from vlserve.engines.base import Begun, Engine
 from vlserve.types import Request
 
 
@@ -47,7 +47,7 @@ async def serve_native(
         token_ids: list[int] = []
         gap = now = 0.0
         async for chunk in engine.generate(requests[index]):
-            if chunk == BEGUN:
+            if isinstance(chunk, Begun):
                 continue
             before, now = now, time.perf_counter() - start
             gap = max(gap, now - before) if first else 0.0

@@ -1,9 +1,10 @@
 """What must be true of any answer's timings, whatever it went through."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import pytest
 
+from vlserve.engines.base import Begun
 from vlserve.timings import Stage, Stopwatch, Timings
 from vlserve.types import Chunk
 
@@ -18,9 +19,10 @@ def check(timings: Timings) -> None:
     assert timings.first_token_s <= timings.total_s + ROUNDING_S, timings
 
 
-def told(chunks: list[Chunk]) -> tuple[Timings, Timings]:
+def told(items: Iterable[Chunk | Begun]) -> tuple[Timings, Timings]:
     """What came with the first token of an answer and with its last piece, both checked: they are
     with no other piece."""
+    chunks = [item for item in items if isinstance(item, Chunk)]
     timed = [chunk for chunk in chunks if chunk.timings is not None]
     with_token = next(chunk for chunk in chunks if chunk.token_ids or chunk.finish_reason)
     wanted = [with_token] if with_token is chunks[-1] else [with_token, chunks[-1]]

@@ -20,7 +20,7 @@ from vlserve.engines.native.engine import NativeEngine
 from vlserve.engines.native.gpu.runner import PagedRunner
 from vlserve.engines.native.scheduling import scheduler
 from vlserve.settings import EngineSettings, ModelSettings
-from vlserve.types import Image, Message, Request, Role, SamplingParams
+from vlserve.types import Chunk, Image, Message, Request, Role, SamplingParams
 
 Content = Callable[[tuple[int, int, int]], tuple[str | Image, ...]]
 CLIENTS = (1, 8, 32, 64)
@@ -149,7 +149,8 @@ async def _client(engine: NativeEngine, requests: list[Request]) -> list[Timing]
     timings = []
     for request in requests:
         start = time.perf_counter()
-        times = [time.perf_counter() async for c in engine.generate(request) if c.token_ids]
+        items = engine.generate(request)
+        times = [time.perf_counter() async for c in items if isinstance(c, Chunk) and c.token_ids]
         gaps = [after - before for before, after in pairwise(times)]
         timings.append(Timing(times[0] - start, max(gaps, default=0.0), len(times)))
     return timings

@@ -8,7 +8,7 @@ from pathlib import Path
 from bench.door_load import NUM_PIECES, PROMPT
 from vlserve.engines.catalog import make_engine
 from vlserve.settings import EngineSettings, ModelSettings
-from vlserve.types import Message, Request, Role
+from vlserve.types import Chunk, Message, Request, Role
 
 ROOT = Path(__file__).parents[2]
 
@@ -40,5 +40,5 @@ async def test_the_bare_servers_answer_with_as_many_pieces() -> None:
     engine = make_engine(ModelSettings(), EngineSettings(kind="echo"))
     await engine.start()
     asked = Request("r", (Message(Role.USER, (PROMPT,)),))
-    pieces = [chunk async for chunk in engine.generate(asked) if chunk.text]
+    pieces = [c async for c in engine.generate(asked) if isinstance(c, Chunk) and c.text]
     assert len(pieces) == NUM_PIECES

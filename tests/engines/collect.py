@@ -1,7 +1,7 @@
 """Run an engine and gather what it answers."""
 
-from collections.abc import AsyncIterator
-from contextlib import AbstractContextManager, asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import AbstractContextManager, aclosing, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -9,7 +9,7 @@ from unittest import mock
 
 import torch
 
-from vlserve.engines.base import BEGUN, Engine
+from vlserve.engines.base import Begun, Engine
 from vlserve.engines.native.cpu.runner import Runner
 from vlserve.engines.native.engine import NativeEngine
 from vlserve.engines.native.gpu.runner import PagedRunner
@@ -29,9 +29,17 @@ class Answer:
     chunks: list[Chunk]
 
 
+async def chunks_of(engine: Engine, request: Request) -> AsyncGenerator[Chunk]:
+    """The pieces of an answer as they come, without Begun."""
+    async with aclosing(engine.generate(request)) as items:
+        async for item in items:
+            if not isinstance(item, Begun):
+                yield item
+
+
 async def answer(engine: Engine, request: Request) -> Answer:
     """The whole answer; asserts that only the last chunk ends it."""
-    chunks = [chunk async for chunk in engine.generate(request) if chunk != BEGUN]
+    chunks = [chunk async for chunk in chunks_of(engine, request)]
     last = chunks[-1]
     assert last.finish_reason is not None
     assert last.usage is not None

@@ -15,13 +15,22 @@ from tests.asked import picture, request
 from tests.engines.collect import answer
 from tests.timed import told
 from tests.tiny_model import write_tiny_model
-from vlserve.engines.base import Engine
+from vlserve.engines.base import Begun, Engine
 from vlserve.engines.catalog import ENGINES, make_engine
 from vlserve.engines.supervisor import Supervisor
 from vlserve.engines.worker import BEAT_S
 from vlserve.errors import Code, ServeError
 from vlserve.settings import EngineSettings, ModelSettings
-from vlserve.types import FinishReason, Guide, GuideKind, Message, Request, Role, SamplingParams
+from vlserve.types import (
+    Chunk,
+    FinishReason,
+    Guide,
+    GuideKind,
+    Message,
+    Request,
+    Role,
+    SamplingParams,
+)
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 MAX_RUNNING = 3
@@ -79,6 +88,14 @@ async def test_an_answer_ends_once_and_repeats(engine: Engine) -> None:
     first = await answer(engine, asked())
     assert first.text == (await answer(engine, asked())).text
     assert first.usage.prompt_tokens > first.usage.image_tokens > 0
+
+
+async def test_begun_comes_before_the_first_piece_or_not_at_all(engine: Engine) -> None:
+    items = [item async for item in engine.generate(asked())]
+    assert Begun() not in items[1:]
+    assert all(isinstance(item, Chunk) for item in items[1:])
+    # In its own process an engine says it; the supervisor keeps it for itself.
+    assert (items[0] == Begun()) == (not isinstance(engine, Supervisor))
 
 
 @pytest.mark.parametrize("max_tokens", [1, 2, 30])

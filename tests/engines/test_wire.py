@@ -18,7 +18,6 @@ from tests.asked import picture, request
 from vlserve.engines.base import EngineInfo, Load
 from vlserve.engines.wire import (
     Beat,
-    Begun,
     Cancel,
     Channel,
     Count,
@@ -28,6 +27,7 @@ from vlserve.engines.wire import (
     FromWorker,
     Piece,
     Refused,
+    Running,
     Start,
     Started,
     Submit,
@@ -121,7 +121,7 @@ async def test_every_message_crosses() -> None:
     from_worker: list[FromWorker] = [
         Started(info),
         Failed("ModelError", "no"),
-        Begun(1),
+        Running(1),
         Piece(1, Chunk("naïve 😀", (1, 2))),
         Piece(1, Chunk("", (), FinishReason.LENGTH, usage, timings=timings)),
         Ended(1),
@@ -198,7 +198,7 @@ async def test_what_is_no_message_is_refused(tmp_path: Any) -> None:
         framed(pickle.dumps(Canary(str(canary)))),
         framed(encode(["Piece", 1, {"text": pickle.dumps(Canary(str(canary)))}])),
         framed(encode(["Nothing", 1])),
-        framed(encode(["Begun", "one"])),
+        framed(encode(["Running", "one"])),
         framed(encode(["Piece", 1, {"text": "x", "finish_reason": "tired"}])),
         *(
             framed(encode(["Piece", 1, {"text": "x", "timings": {"queue_s": bad}}]))

@@ -13,7 +13,7 @@ import time
 from collections.abc import AsyncGenerator
 
 from vlserve.engines import catalog, worker
-from vlserve.engines.base import BEGUN, Load
+from vlserve.engines.base import Begun, Load
 from vlserve.engines.echo import EchoEngine
 from vlserve.models.errors import ModelError
 from vlserve.types import Chunk, Request, TokenCount
@@ -44,13 +44,13 @@ class TroubledEngine(EchoEngine):
             return Load(1, now.num_waiting, now.num_free_slots - 1, num_steps=0)
         return now
 
-    async def generate(self, request: Request) -> AsyncGenerator[Chunk, None]:
+    async def generate(self, request: Request) -> AsyncGenerator[Chunk | Begun]:
         command = request.messages[-1].content[-1]
         if command == "perish":
             os.kill(os.getpid(), signal.SIGKILL)
         async for chunk in super().generate(request):
             yield chunk
-            if chunk == BEGUN:
+            if isinstance(chunk, Begun):
                 await self._obey(command)
 
     async def count(self, request: Request) -> TokenCount:

@@ -10,13 +10,15 @@ import pytest
 
 from tests.doors.grpc.live import png, until
 from tests.scripted import MODEL, ScriptedEngine
+from vlserve.engines.base import Engine
+from vlserve.engines.echo import EchoEngine
 from vlserve.errors import Code, ServeError
 from vlserve.media.decoders import Decoders, Encoded
 from vlserve.media.errors import Refused
 from vlserve.service.check import check
 from vlserve.service.queue import MIN_RETRY_S, Queue
 from vlserve.service.service import Service
-from vlserve.settings import LimitSettings
+from vlserve.settings import EngineSettings, LimitSettings, ModelSettings
 from vlserve.types import (
     MAX_SEED,
     ChatRequest,
@@ -45,7 +47,7 @@ def closed() -> Iterator[None]:
         OPENED.pop().close()
 
 
-def opened(engine: ScriptedEngine, **limits: Any) -> Service:
+def opened(engine: Engine, **limits: Any) -> Service:
     service = Service(engine, LimitSettings(**limits))
     OPENED.append(service)
     service.open()
@@ -67,6 +69,14 @@ async def test_answers_and_lets_go() -> None:
     assert await text(service, request("a b")) == "a b "
     assert await text(service, request("a b", model=MODEL)) == "a b "
     assert service.num_inside == 0
+
+
+@pytest.mark.parametrize("n", [1, 3])
+async def test_begun_is_no_piece_of_an_answer(n: int) -> None:
+    service = opened(EchoEngine(ModelSettings(), EngineSettings(kind="echo")))
+    chunks = [chunk async for chunk in service.chat(request("a", sampling=several(n)))]
+    assert all(isinstance(chunk, Chunk) and chunk.token_ids for chunk in chunks)
+    assert {chunk.index for chunk in chunks} == set(range(n))
 
 
 async def test_nothing_is_decoded_for_who_has_no_place(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,8 +8,11 @@ from vlserve.types import Chunk, Request, TokenCount
 
 # When to try again after an engine that is closed: another process may be up by then.
 RETRY_S: Final = 1.0
-# What an engine may yield first of all: nothing yet, but the request runs from now on.
-BEGUN: Final = Chunk("")
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """A request has left the queue and runs from now on. No part of its answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,9 +48,9 @@ class Load:
 class Engine(Protocol):
     """Answers requests.
 
-    `generate` yields at least one Chunk, the last with a finish reason. It may yield BEGUN, an
-    empty one, as the request leaves the queue: whoever restarts an engine that dies tells by it
-    what may have killed it from what only waited. The first Chunk with a token and the last one
+    `generate` yields at least one Chunk, the last with a finish reason. Before the first Chunk it
+    may yield Begun, as the request leaves the queue: after a crash it tells the requests that may
+    have caused it from those that only waited. The first Chunk with a token and the last one
     have `timings`, of the stages that are the engine's. Closing the iterator (or cancelling the
     task that reads it) drops the request before the engine's next step.
     Before its first Chunk it raises ServeError(INVALID_ARGUMENT), with field "messages" for a
@@ -63,7 +66,7 @@ class Engine(Protocol):
     def info(self) -> EngineInfo:
         """Facts of the started engine."""
 
-    def generate(self, request: Request) -> AsyncGenerator[Chunk]:
+    def generate(self, request: Request) -> AsyncGenerator[Chunk | Begun]:
         """The answer to one request, piece by piece."""
 
     async def count(self, request: Request) -> TokenCount:

@@ -6,7 +6,7 @@ import zlib
 from collections import deque
 from collections.abc import AsyncGenerator
 
-from vlserve.engines.base import BEGUN, RETRY_S, EngineInfo, Load
+from vlserve.engines.base import RETRY_S, Begun, EngineInfo, Load
 from vlserve.engines.stop_strings import StopStrings
 from vlserve.errors import Code, ServeError, invalid
 from vlserve.settings import EngineSettings, ModelSettings
@@ -66,7 +66,7 @@ class EchoEngine:
             num_steps=self._num_steps,
         )
 
-    async def generate(self, request: Request) -> AsyncGenerator[Chunk, None]:
+    async def generate(self, request: Request) -> AsyncGenerator[Chunk | Begun]:
         """The account, a Chunk a word. Raises ServeError(INVALID_ARGUMENT) for what only a model
         can do."""
         watch = Stopwatch()
@@ -86,7 +86,7 @@ class EchoEngine:
         await self._take_slot()
         watch.enter(Stage.PREFILL)
         try:
-            yield BEGUN
+            yield Begun()
             for count, word in enumerate(words, 1):
                 await self._step()
                 if count == 1:

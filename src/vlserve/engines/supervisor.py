@@ -15,13 +15,13 @@ from vlserve.engines.base import RETRY_S, EngineInfo, Load
 from vlserve.engines.child import Child, Lost
 from vlserve.engines.wire import (
     Beat,
-    Begun,
     Cancel,
     Count,
     Counted,
     Ended,
     Piece,
     Refused,
+    Running,
     Submit,
     WireError,
 )
@@ -292,7 +292,7 @@ class Supervisor:
                     self._finish(key, None)
                 case Counted(key, count):
                     self._finish(key, count)
-                case Begun(key):
+                case Running(key):
                     if ticket := self._tickets.get(key):
                         ticket.is_begun = True
                 case Refused(key, code, text, name, retry_after_s):

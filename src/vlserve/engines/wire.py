@@ -62,7 +62,7 @@ class Failed(msgspec.Struct, frozen=True, tag=True, array_like=True):
     message: str
 
 
-class Begun(msgspec.Struct, frozen=True, tag=True, array_like=True):
+class Running(msgspec.Struct, frozen=True, tag=True, array_like=True):
     """From the worker: this request runs now."""
 
     key: int
@@ -106,7 +106,7 @@ class Beat(msgspec.Struct, frozen=True, tag=True, array_like=True):
 
 
 ToWorker = Start | Submit | Count | Cancel
-FromWorker = Started | Failed | Begun | Piece | Ended | Counted | Refused | Beat
+FromWorker = Started | Failed | Running | Piece | Ended | Counted | Refused | Beat
 Incoming = TypeVar("Incoming")
 
 

@@ -18,11 +18,10 @@ from contextlib import aclosing, asynccontextmanager
 from functools import partial
 from typing import Any, Final
 
-from vlserve.engines.base import BEGUN, Engine
+from vlserve.engines.base import Begun, Engine
 from vlserve.engines.catalog import make_engine
 from vlserve.engines.wire import (
     Beat,
-    Begun,
     Cancel,
     Channel,
     Count,
@@ -32,6 +31,7 @@ from vlserve.engines.wire import (
     FromWorker,
     Piece,
     Refused,
+    Running,
     Start,
     Started,
     Submit,
@@ -100,7 +100,9 @@ class Worker:
             del request
             async with aclosing(chunks):
                 async for chunk in chunks:
-                    self._outbox.put_nowait(Begun(key) if chunk == BEGUN else Piece(key, chunk))
+                    self._outbox.put_nowait(
+                        Running(key) if isinstance(chunk, Begun) else Piece(key, chunk)
+                    )
             self._outbox.put_nowait(Ended(key))
 
     async def _count(self, key: int, request: Request) -> None:

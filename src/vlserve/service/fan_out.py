@@ -6,6 +6,7 @@ from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 
+from vlserve.engines.base import Begun
 from vlserve.types import (
     MAX_SEED,
     ChatRequest,
@@ -49,17 +50,19 @@ def single_answers(request: ChatRequest, messages: tuple[Message[Image], ...]) -
         yield Request(f"{name}-{i}", messages, its_own, request.tenant)
 
 
-async def merged(answers: Sequence[AsyncGenerator[Chunk]]) -> AsyncGenerator[Chunk]:
+async def merged(answers: Sequence[AsyncGenerator[Chunk | Begun]]) -> AsyncGenerator[Chunk]:
     """The chunks of all answers as they come. One that fails ends all, with its error."""
     chunks: asyncio.Queue[Chunk | Exception] = asyncio.Queue()
     # One place for each, for an answer that nobody reads waits, as it does alone. One place for
     # all would go to whoever comes at the right moment, and to the same one again and again.
     places = [asyncio.Semaphore() for _ in answers]
 
-    async def read(index: int, answer: AsyncGenerator[Chunk]) -> None:
+    async def read(index: int, answer: AsyncGenerator[Chunk | Begun]) -> None:
         try:
             async with aclosing(answer):
                 async for chunk in answer:
+                    if isinstance(chunk, Begun):
+                        continue
                     await places[index].acquire()
                     chunks.put_nowait(replace(chunk, index=index))
         except Exception as error:

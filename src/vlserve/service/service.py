@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TypeVar
 
 from vlserve.budget import Budget, Claim, Share
-from vlserve.engines.base import Engine, EngineInfo
+from vlserve.engines.base import Begun, Engine, EngineInfo
 from vlserve.errors import Code, ServeError
 from vlserve.media.room import MediaRoom
 from vlserve.service.check import check
@@ -169,6 +169,8 @@ class Service:
             async with aclosing(chunks):
                 async for chunk in chunks:
                     share.give_back()
+                    if isinstance(chunk, Begun):
+                        continue
                     if chunk.timings is not None:
                         chunk = replace(chunk, timings=before.then(chunk.timings))  # noqa: PLW2901
                     yield chunk

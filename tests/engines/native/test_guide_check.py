@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.asked import request
-from tests.engines.collect import answer, running
+from tests.engines.collect import answer, chunks_of, running
 from tests.guides import bad_guides
 from tests.tiny_model import tiny_tokenizer
 from vlserve.engines.native.text import grammar, guide_worker
@@ -58,7 +58,7 @@ async def test_bad_guides_are_refused_by_name_while_a_stream_runs(
         while not is_over.is_set():
             token_ids: list[int] = []
             before = time.perf_counter()
-            async for chunk in engine.generate(steady):
+            async for chunk in chunks_of(engine, steady):
                 now = time.perf_counter()
                 gaps.append(now - before)
                 before = now

@@ -13,7 +13,14 @@ import pytest
 import torch
 
 from tests.asked import picture, request
-from tests.engines.collect import answer, on_pages, paged_runner_of, recorded_logits, running
+from tests.engines.collect import (
+    answer,
+    chunks_of,
+    on_pages,
+    paged_runner_of,
+    recorded_logits,
+    running,
+)
 from tests.engines.native.test_graphs import FakeRecorder
 from tests.engines.native.trial import alone, crowded, empty_memory, requests, shortened
 from tests.families import FAMILIES, write_family
@@ -130,7 +137,7 @@ async def test_the_same_beginning_lies_in_the_same_pages(tiny_folder: Path, orac
     with on_pages():
         async with running(tiny_folder) as engine:
             held_pages(engine, held)
-            stream = engine.generate(first)
+            stream = chunks_of(engine, first)
             tokens = [*(await anext(stream)).token_ids, *(await anext(stream)).token_ids]
             other = await answer(engine, second)
             tokens += [token async for chunk in stream for token in chunk.token_ids]
@@ -178,7 +185,7 @@ async def test_no_page_is_lost_whoever_comes_and_goes(
     async def ask(index: int) -> None:
         asked = request(rng, str(index), sampling=SamplingParams(max_tokens=rng.randint(1, 30)))
         patience = rng.choice((2, 5, 1000))
-        stream = engine.generate(asked)
+        stream = chunks_of(engine, asked)
         async for chunk in stream:
             patience -= 1
             if chunk.finish_reason is not None:

@@ -12,7 +12,7 @@ from typing import TypeVar
 
 import torch
 
-from vlserve.engines.base import BEGUN, RETRY_S, EngineInfo, Load
+from vlserve.engines.base import RETRY_S, Begun, EngineInfo, Load
 from vlserve.engines.native.cpu.runner import Runner
 from vlserve.engines.native.gpu.runner import PagedRunner
 from vlserve.engines.native.runners.base import StepRunner
@@ -43,7 +43,7 @@ NUM_PREPARERS = 2
 _log = logging.getLogger(__name__)
 
 Made = TypeVar("Made", Prompt, TokenCount)
-Outcome = tuple[Sequence, Chunk | ServeError]
+Outcome = tuple[Sequence, Chunk | Begun | ServeError]
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,8 +92,8 @@ class NativeEngine:
         ahead = self._num_preparing + self._inbox.qsize()
         return replace(now, num_waiting=now.num_waiting + ahead)
 
-    async def generate(self, request: Request) -> AsyncGenerator[Chunk, None]:
-        """The answer to one request, a Chunk a token, after BEGUN when it begins to run."""
+    async def generate(self, request: Request) -> AsyncGenerator[Chunk | Begun]:
+        """The answer to one request, a Chunk a token, after Begun when it begins to run."""
         watch = Stopwatch()
         watch.enter(Stage.PREPROCESS)
         matcher = await self._guided(request)
@@ -110,9 +110,10 @@ class NativeEngine:
         try:
             while not is_done:
                 item = await sequence.outbox.get()
-                is_done = isinstance(item, ServeError) or item.finish_reason is not None
                 if isinstance(item, ServeError):
+                    is_done = True
                     raise item
+                is_done = isinstance(item, Chunk) and item.finish_reason is not None
                 yield item
         finally:
             if not is_done:
@@ -412,11 +413,11 @@ def runner_kind(device: torch.device) -> type[Runner] | type[PagedRunner]:
 
 
 def _begun(plan: Plan) -> list[Outcome]:
-    """BEGUN for each whose first step this is."""
+    """Begun for each whose first step this is."""
     new = [prefill.sequence for prefill in plan.prefills if not prefill.sequence.has_begun]
     for sequence in new:
         sequence.has_begun = True
-    return [(sequence, BEGUN) for sequence in new]
+    return [(sequence, Begun()) for sequence in new]
 
 
 def _hand_out(outcomes: Iterable[Outcome]) -> None:

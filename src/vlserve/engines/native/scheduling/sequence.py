@@ -3,6 +3,7 @@
 import asyncio
 from dataclasses import dataclass, field
 
+from vlserve.engines.base import Begun
 from vlserve.engines.native.scheduling.pages import PAGE
 from vlserve.engines.native.text.detokenizer import Detokenizer
 from vlserve.engines.native.text.matcher import Matcher
@@ -30,7 +31,7 @@ class Sequence:
     max_new_tokens: int
     stop_token_ids: frozenset[int]
     detokenizer: Detokenizer
-    outbox: asyncio.Queue[Chunk | ServeError]
+    outbox: asyncio.Queue[Chunk | Begun | ServeError]
     tenant: str = ""
     digests: tuple[bytes, ...] = ()
     token_ids: list[int] = field(default_factory=list)
