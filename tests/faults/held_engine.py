@@ -88,7 +88,7 @@ class HeldScheduler(Scheduler):
                 has_begun=sequence.has_begun,
                 num_tokens=len(sequence.token_ids),
                 slots_missing=self._num_slots - self.num_free_slots - self.num_running,
-                pages_missing=sum(pages._holders) - num_owned,
+                pages_missing=sum(pages._references) - num_owned,
             )
 
 

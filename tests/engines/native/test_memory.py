@@ -43,7 +43,7 @@ class Ledger:
     def restore(self, slot: int, pages: Seq[int]) -> None:
         assert all(page in self.kept for page in pages)
 
-    def forget(self, page: int) -> None:
+    def evict(self, page: int) -> None:
         del self.kept[page]
 
     def clear(self, slot: int, num_tokens: int) -> None:
@@ -119,7 +119,7 @@ def test_no_page_and_no_slot_is_lost(kind: str, capsys: pytest.CaptureFixture[st
         scheduler.remove(each)
     check(scheduler, memory.pages)
     assert memory.pages.num_free == NUM_PAGES
-    assert memory.pages.num_known > 0
+    assert memory.pages.num_cached_pages > 0
     assert scheduler.num_preempted > 0
     with capsys.disabled():
         print(f"{kind}: {counts}, preempted {scheduler.num_preempted}, free {NUM_PAGES} of 24")
@@ -127,25 +127,25 @@ def test_no_page_and_no_slot_is_lost(kind: str, capsys: pytest.CaptureFixture[st
 
 def test_giving_a_page_back_twice_is_an_error() -> None:
     pages = Pages(2)
-    taken = pages.take(1)
-    pages.let_go(taken)
+    taken = pages.allocate(1)
+    pages.release(taken)
     with pytest.raises(ValueError, match="free already"):
-        pages.let_go(taken)
-    with pytest.raises(IndexError, match="3 pages wanted, 2 free"):
-        pages.take(3)
+        pages.release(taken)
+    with pytest.raises(IndexError, match="3 pages needed, 2 free"):
+        pages.allocate(3)
 
 
 def test_the_least_recently_used_page_goes_first_and_of_a_beginning_its_end() -> None:
     forgotten: list[int] = []
     pages = Pages(4, forgotten.append)
     digests = [hashlib.sha256(bytes([i])).digest() for i in range(4)]
-    old, new = pages.take(2), pages.take(2)
+    old, new = pages.allocate(2), pages.allocate(2)
     for digest, page in zip(digests, old + new, strict=True):
         pages.publish(digest, page)
-    pages.let_go(old)
-    pages.let_go(new)
+    pages.release(old)
+    pages.release(new)
     assert pages.find(digests[:2]) == old
-    pages.take(3)
+    pages.allocate(3)
     assert forgotten == [new[1], new[0], old[1]]
     assert pages.find(digests[:2]) == old[:1]
 
@@ -224,13 +224,13 @@ def test_what_a_request_had_computed_itself_does_not_count_as_known(kind: str) -
     assert memory.admit(each, 0)
     each.has_begun = True
     each.num_computed = each.num_tokens
-    memory.keep(each)
+    memory.publish(each)
     memory.release(each)
-    each.restart()
+    each.preempt()
     each.slot = 0
     assert memory.admit(each, 0)
     assert (each.num_computed, each.num_cached) == (4 * PAGE, 0)
-    assert not each.new_pages()
+    assert not each.take_new_pages()
 
 
 def test_who_asks_much_does_not_keep_others_waiting() -> None:

@@ -158,7 +158,7 @@ async def test_poisoned_free_pages_change_nothing(tiny_folder: Path) -> None:
             cache = paged_runner_of(engine).cache
             pages = engine._scheduler.memory.pages
             known = list(pages._digest_of)
-            assert len(known) == pages.num_known == clean.usage.prompt_tokens // 32 > 0
+            assert len(known) == pages.num_cached_pages == clean.usage.prompt_tokens // 32 > 0
             free = torch.tensor(pages._free)
             for tensor in (*cache.keys, *cache.values):
                 tensor[free] = math.nan

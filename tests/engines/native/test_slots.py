@@ -22,21 +22,21 @@ def test_a_slot_has_one_owner(takes: list[bool]) -> None:
     slots, owned = Slots(5), set[int]()
     for take in takes:
         if take and slots.num_free:
-            slot = slots.take()
+            slot = slots.allocate()
             assert slot not in owned
             assert slot == min(set(range(5)) - owned)
             owned.add(slot)
         elif not take and owned:
-            slots.give_back(owned.pop())
+            slots.release(owned.pop())
         assert slots.num_free + len(owned) == 5
 
 
 def test_giving_back_twice_is_an_error() -> None:
     slots = Slots(2)
-    slot = slots.take()
-    slots.give_back(slot)
+    slot = slots.allocate()
+    slots.release(slot)
     with pytest.raises(ValueError, match="free already"):
-        slots.give_back(slot)
+        slots.release(slot)
 
 
 async def test_with_a_small_cache_work_waits_and_finishes(tiny_folder: Path) -> None:

@@ -69,7 +69,7 @@ class SlotCache:
             for tensor, kept in layers:
                 tensor[slot, :, span] = kept
 
-    def forget(self, page: int) -> None:
+    def evict(self, page: int) -> None:
         """Let a kept page go."""
         del self._kept[page]
 

@@ -1,8 +1,8 @@
-"""Whose turn it is: the tenant that was served least goes first.
+"""Fair scheduling between tenants: the tenant with the lowest counter is served first.
 
 The counters follow Y. Sheng et al., "Fairness in Serving Large Language Models" (OSDI 2024): each
-tenant is charged what its work costs, and one that comes back after a pause begins at the level
-of those that are there, so that nobody saves up turns.
+tenant is charged for its work, and a tenant that returns after a pause starts at the lowest
+counter of the active tenants, so that nobody saves up credit.
 """
 
 from collections import deque
@@ -12,7 +12,7 @@ Item = TypeVar("Item")
 
 
 class FairQueue(Generic[Item]):
-    """Items wait in order of arrival within their tenant. Knows no torch."""
+    """A queue of items by tenant; within a tenant first in, first out. Imports no torch."""
 
     def __init__(self) -> None:
         self._waiting: dict[str, deque[Item]] = {}
@@ -23,47 +23,50 @@ class FairQueue(Generic[Item]):
 
     @property
     def items(self) -> list[Item]:
-        """All that wait."""
+        """All waiting items."""
         return [item for items in self._waiting.values() for item in items]
 
     def put(self, tenant: str, item: Item) -> None:
-        """Queue behind the tenant's own."""
+        """Append to the tenant's queue."""
         self._queue(tenant).append(item)
 
-    def put_first(self, tenant: str, item: Item) -> None:
-        """Queue before the tenant's own: it was taken out too early."""
+    def put_front(self, tenant: str, item: Item) -> None:
+        """Prepend to the tenant's queue, for an item that was preempted."""
         self._queue(tenant).appendleft(item)
 
     def peek(self) -> Item | None:
-        """What `pop` would give; None where nothing waits."""
+        """The item that `pop` would return; None when the queue is empty."""
         return self._waiting[self._next()][0] if self._waiting else None
 
     def pop(self) -> Item:
-        """The oldest item of the tenant that was charged least. Raises IndexError when empty."""
+        """Remove and return the oldest item of the tenant with the lowest counter.
+
+        Raises IndexError when the queue is empty.
+        """
         if not self._waiting:
-            raise IndexError("nothing waits")
+            raise IndexError("the queue is empty")
         tenant = self._next()
         item = self._waiting[tenant].popleft()
         self._drop_empty(tenant)
         return item
 
     def remove(self, tenant: str, item: Item) -> None:
-        """Take an item out; one that does not wait is no error."""
+        """Remove an item. Does nothing for an item that is not in the queue."""
         if item in self._waiting.get(tenant, ()):
             self._waiting[tenant].remove(item)
             self._drop_empty(tenant)
 
     def charge(self, tenant: str, cost: float) -> None:
-        """Count work that was done for a tenant."""
+        """Add the cost of work to the counter of a tenant."""
         self._charged[tenant] = self.charged(tenant) + cost
 
     def charged(self, tenant: str) -> float:
-        """What a tenant was charged, at the level at which it came."""
+        """The counter of a tenant; 0 for an unknown one."""
         return self._charged.get(tenant, 0.0)
 
-    def forget(self, tenants_at_work: set[str]) -> None:
-        """Let go of the counters of tenants that neither wait nor are at work."""
-        for tenant in self._charged.keys() - self._waiting.keys() - tenants_at_work:
+    def forget(self, active_tenants: set[str]) -> None:
+        """Delete the counters of tenants without waiting or running items."""
+        for tenant in self._charged.keys() - self._waiting.keys() - active_tenants:
             del self._charged[tenant]
 
     def _queue(self, tenant: str) -> deque[Item]:

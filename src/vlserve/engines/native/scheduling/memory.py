@@ -1,7 +1,7 @@
-"""What sequences own of the KV cache: a slot each on a CPU, pages of their own on a GPU.
+"""Allocation of the KV cache to sequences: contiguous slots on a CPU, pages on a GPU.
 
-Both count in pages and both know the beginnings of prompts. On a CPU attention wants a sequence's
-keys in one piece: a known beginning is copied into the slot. On a GPU it is shared. Knows no
+Both count in pages and both have a prefix cache. Attention on a CPU needs the keys of a sequence
+contiguous, so a cached prefix is copied into the slot; on a GPU its pages are shared. Imports no
 torch.
 """
 
@@ -13,47 +13,47 @@ from vlserve.engines.native.scheduling.sequence import Sequence
 
 
 class SlotStore(Protocol):
-    """The slots and the copies of known pages."""
+    """The slots and the copies of cached pages."""
 
     def save(self, page: int, slot: int, index: int) -> None:
-        """Copy page `index` of a slot to where `page` is kept."""
+        """Copy page `index` of a slot into the cached page `page`."""
 
     def restore(self, slot: int, pages: Seq[int]) -> None:
-        """Copy kept pages to the beginning of a slot."""
+        """Copy cached pages to the start of a slot."""
 
-    def forget(self, page: int) -> None:
-        """Let the copy go."""
+    def evict(self, page: int) -> None:
+        """Free the copy of a cached page."""
 
     def clear(self, slot: int, num_tokens: int) -> None:
-        """Empty a slot that holds `num_tokens` at most."""
+        """Zero a slot that holds at most `num_tokens` tokens."""
 
 
 class Memory(Protocol):
-    """Room for sequences. Who was admitted and not released has room for the tokens it had then,
-    and for each that came since if there was a `grow` for it."""
+    """Allocates the KV cache to sequences. An admitted sequence has memory for its tokens at
+    admission, and for each later token after a `grow`."""
 
     pages: Pages
 
     def admit(self, sequence: Sequence, num_spare: int) -> bool:
-        """Room for a sequence that waits, with `num_spare` pages left; what is known of its
-        prompt counts as computed. False where there is none."""
+        """Allocate memory for a waiting sequence if `num_spare` pages stay free. The cached prefix
+        of its prompt counts as computed. Returns False when too few pages are free."""
 
     def grow(self, sequence: Sequence) -> bool:
-        """Room for all its tokens, of which the newest may have none; False where there is none."""
+        """Allocate memory for the newest token if it has none. False when no page is free."""
 
-    def keep(self, sequence: Sequence) -> None:
-        """Let others find the computed pages of its prompt."""
+    def publish(self, sequence: Sequence) -> None:
+        """Add the computed full pages of its prompt to the prefix cache."""
 
     def release(self, sequence: Sequence) -> None:
-        """Take all its room back."""
+        """Free its memory."""
 
 
 class SlotMemory:
-    """Memory over a SlotStore. Pages are a count here: each stands for PAGE tokens of some slot,
-    or for the kept copy of a known page."""
+    """Memory over a SlotStore. A page is a unit of account: PAGE tokens of some slot, or the copy
+    of a cached page."""
 
     def __init__(self, num_pages: int, store: SlotStore) -> None:
-        self.pages = Pages(num_pages, store.forget)
+        self.pages = Pages(num_pages, store.evict)
         self._store = store
 
     def admit(self, sequence: Sequence, num_spare: int) -> bool:
@@ -61,77 +61,77 @@ class SlotMemory:
         needed = num_pages(sequence.num_tokens)
         if self.pages.num_free < needed + num_spare:
             return False
-        known = self.pages.find(sequence.known_digests)
-        # Held, so that taking room for the copy does not give them up. Of a sequence that wants
-        # nearly all there is, only so much is known as can lie beside it.
-        known = known[: self.pages.num_pages - needed]
-        self.pages.hold(known)
+        cached = self.pages.find(sequence.cacheable_digests)
+        # Referenced, so that allocating the slot's pages does not evict them. A sequence that needs
+        # nearly all pages uses only as much of its prefix as fits beside it.
+        cached = cached[: self.pages.num_pages - needed]
+        self.pages.acquire(cached)
         try:
             while self.pages.num_free < needed:
-                self.pages.let_go([known.pop()])
+                self.pages.release([cached.pop()])
             assert sequence.slot is not None  # noqa: S101 - the scheduler gave it one
-            self._store.restore(sequence.slot, known)
-            sequence.pages = self.pages.take(needed)
-            sequence.come_in(len(known) * PAGE)
+            self._store.restore(sequence.slot, cached)
+            sequence.pages = self.pages.allocate(needed)
+            sequence.admit(len(cached) * PAGE)
         finally:
-            self.pages.let_go(known)
+            self.pages.release(cached)
         return True
 
     def grow(self, sequence: Sequence) -> bool:
         """See Memory."""
         return _grow(self.pages, sequence)
 
-    def keep(self, sequence: Sequence) -> None:
-        """See Memory. Only as far as there is room that nobody waits for."""
+    def publish(self, sequence: Sequence) -> None:
+        """See Memory. Stops when no page is free."""
         assert sequence.slot is not None  # noqa: S101 - it runs
-        for index in sequence.new_pages():
+        for index in sequence.take_new_pages():
             digest = sequence.digests[index]
-            if self.pages.knows(digest) or not self.pages.num_free:
+            if self.pages.has(digest) or not self.pages.num_free:
                 continue
-            copy = self.pages.take(1)
+            copy = self.pages.allocate(1)
             self._store.save(copy[0], sequence.slot, index)
             self.pages.publish(digest, copy[0])
-            self.pages.let_go(copy)
+            self.pages.release(copy)
 
     def release(self, sequence: Sequence) -> None:
         """See Memory."""
         assert sequence.slot is not None  # noqa: S101 - it runs
-        # First, because it may fail: a sequence that still runs is told so.
+        # First, because it may fail: the sequence then still owns its memory.
         self._store.clear(sequence.slot, sequence.num_tokens)
-        self.pages.let_go(sequence.pages)
+        self.pages.release(sequence.pages)
         sequence.pages = []
 
 
 class PagedMemory:
-    """Memory where a sequence's pages are where its keys are, and known ones are shared."""
+    """Memory in which the pages of a sequence hold its keys and values; cached pages are shared."""
 
     def __init__(self, num_pages: int) -> None:
         self.pages = Pages(num_pages)
 
     def admit(self, sequence: Sequence, num_spare: int) -> bool:
         """See Memory."""
-        known = self.pages.find(sequence.known_digests)
-        self.pages.hold(known)
-        needed = num_pages(sequence.num_tokens) - len(known)
+        cached = self.pages.find(sequence.cacheable_digests)
+        self.pages.acquire(cached)
+        needed = num_pages(sequence.num_tokens) - len(cached)
         if self.pages.num_free < needed + num_spare:
-            self.pages.let_go(known)
+            self.pages.release(cached)
             return False
-        sequence.pages = known + self.pages.take(needed)
-        sequence.come_in(len(known) * PAGE)
+        sequence.pages = cached + self.pages.allocate(needed)
+        sequence.admit(len(cached) * PAGE)
         return True
 
     def grow(self, sequence: Sequence) -> bool:
         """See Memory."""
         return _grow(self.pages, sequence)
 
-    def keep(self, sequence: Sequence) -> None:
+    def publish(self, sequence: Sequence) -> None:
         """See Memory."""
-        for index in sequence.new_pages():
+        for index in sequence.take_new_pages():
             self.pages.publish(sequence.digests[index], sequence.pages[index])
 
     def release(self, sequence: Sequence) -> None:
         """See Memory."""
-        self.pages.let_go(sequence.pages)
+        self.pages.release(sequence.pages)
         sequence.pages = []
 
 
@@ -139,5 +139,5 @@ def _grow(pages: Pages, sequence: Sequence) -> bool:
     if num_pages(sequence.num_tokens) > len(sequence.pages):
         if not pages.num_free:
             return False
-        sequence.pages += pages.take(1)
+        sequence.pages += pages.allocate(1)
     return True

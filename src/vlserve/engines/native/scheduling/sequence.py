@@ -1,4 +1,4 @@
-"""The state of one request inside the engine. Knows no torch."""
+"""The state of one request in the engine. Imports no torch."""
 
 import asyncio
 from dataclasses import dataclass, field
@@ -15,14 +15,14 @@ from vlserve.types import Chunk, FinishReason, SamplingParams, TokenLogprob, Usa
 
 @dataclass(eq=False, slots=True, weakref_slot=True)
 class Sequence:
-    """A prompt, the answer so far and the outbox that its reader waits at.
+    """A prompt, its answer so far, and the outbox that the reader of the answer awaits.
 
-    `max_new_tokens` is what the request and the model's context allow. `digests` are those of the
-    prompt's full pages. While it runs it owns a `slot` and `pages`; of its tokens the first
-    `num_computed` are in the KV cache, `num_cached` of them since others had computed them. It
-    `has_begun` once its reader was told so. `matcher` holds the answer to its guide; `logprobs`
-    are those of the token that comes next, where they are asked for. `watch` is in the queue when
-    it is handed over.
+    `max_new_tokens` is the bound from the request and the model's context. `digests` are those of
+    the prompt's full pages. A running sequence owns a `slot` and `pages`. Its first `num_computed`
+    tokens are in the KV cache; `num_cached` of them came from the prefix cache at its first
+    admission. `has_begun` is set when the reader has been told that the sequence runs. `matcher`
+    constrains the answer to its guide. `logprobs` are those of the next token, if requested.
+    `watch` is in Stage.QUEUE when the sequence is added to the scheduler.
     """
 
     id: str
@@ -43,52 +43,54 @@ class Sequence:
     matcher: Matcher | None = None
     logprobs: tuple[TokenLogprob, ...] = ()
     watch: Stopwatch = field(default_factory=Stopwatch)
-    _num_kept: int = 0
+    _num_published: int = 0
 
     @property
     def num_tokens(self) -> int:
-        """Prompt and answer."""
+        """The length of prompt and answer."""
         return len(self.prompt.token_ids) + len(self.token_ids)
 
     @property
     def all_token_ids(self) -> tuple[int, ...]:
-        """Prompt and answer."""
+        """The tokens of prompt and answer."""
         return (*self.prompt.token_ids, *self.token_ids)
 
     @property
     def is_decoding(self) -> bool:
-        """Whether the newest token of the answer is all that is left to compute."""
+        """Whether only the newest token of the answer is not computed yet."""
         return bool(self.token_ids) and self.num_computed == self.num_tokens - 1
 
     @property
-    def known_digests(self) -> tuple[bytes, ...]:
-        """Of the pages that need not be computed if others have: one token is left at least, for
-        the logits that follow it."""
+    def cacheable_digests(self) -> tuple[bytes, ...]:
+        """The digests of pages that may come from the prefix cache. At least one token is left to
+        compute, for the logits of the next one."""
         return self.digests[: (self.num_tokens - 1) // PAGE]
 
-    def come_in(self, num_known: int) -> None:
-        """It has room now, and the first `num_known` tokens are there. Of one that comes in again
-        they are its own, and count as nothing that others had computed."""
-        self.num_computed = num_known
-        self._num_kept = num_known // PAGE
+    def admit(self, num_cached: int) -> None:
+        """Mark the sequence as running, with its first `num_cached` tokens from the prefix cache.
+
+        After a preemption the cached tokens are its own, so `num_cached` keeps its first value.
+        """
+        self.num_computed = num_cached
+        self._num_published = num_cached // PAGE
         if not self.has_begun:
-            self.num_cached = num_known
+            self.num_cached = num_cached
         self.watch.enter(Stage.DECODE if self.token_ids else Stage.PREFILL)
 
-    def new_pages(self) -> range:
-        """The full pages of the prompt that were computed since the last call."""
-        start = self._num_kept
-        self._num_kept = max(start, min(self.num_computed // PAGE, len(self.digests)))
-        return range(start, self._num_kept)
+    def take_new_pages(self) -> range:
+        """The indices of the prompt's full pages computed since the last call."""
+        start = self._num_published
+        self._num_published = max(start, min(self.num_computed // PAGE, len(self.digests)))
+        return range(start, self._num_published)
 
-    def restart(self) -> None:
-        """It has lost its room: all its tokens are to be computed again."""
+    def preempt(self) -> None:
+        """Mark the sequence as waiting; all its tokens are computed again after admission."""
         self.slot = None
         self.num_computed = 0
         self.watch.enter(Stage.QUEUE)
 
     def append(self, token_id: int) -> Chunk:
-        """Take the next token of the answer; what there is to say. It may be the last."""
+        """Append a token to the answer. Returns the chunk to send, which may be the last."""
         is_first = not self.token_ids
         if is_first:
             self.watch.enter(Stage.DECODE)

@@ -1,25 +1,26 @@
-"""The rows of a batch that sequences own. Knows no torch."""
+"""Slots: the rows of a batch, each owned by one running sequence. Imports no torch."""
 
 import heapq
 
 
 class Slots:
-    """Hands out slot numbers, the lowest free one first, so that those in use lie together."""
+    """A free list of slot numbers. The lowest free slot is allocated first, so that used slots are
+    contiguous."""
 
     def __init__(self, num_slots: int) -> None:
         self._free = list(range(num_slots))
 
     @property
     def num_free(self) -> int:
-        """How many can be taken."""
+        """Free slots."""
         return len(self._free)
 
-    def take(self) -> int:
-        """A slot that is now owned. Raises IndexError when none is free."""
+    def allocate(self) -> int:
+        """Allocate the lowest free slot. Raises IndexError when none is free."""
         return heapq.heappop(self._free)
 
-    def give_back(self, slot: int) -> None:
-        """Let `slot` go. Raises ValueError when it is free already."""
+    def release(self, slot: int) -> None:
+        """Free a slot. Raises ValueError when it is free already."""
         if slot in self._free:
             raise ValueError(f"slot {slot} is free already")
         heapq.heappush(self._free, slot)
