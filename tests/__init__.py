@@ -1,9 +1,13 @@
-"""Where there is no CUDA device, Triton's kernels run in its interpreter, on CPU tensors. Triton
-asks which it is when it is first imported: before any test is."""
+"""What every process of the tests is given, before it imports anything heavy.
+
+Torch reads its number of threads as it is imported: models this small only lose by more than one,
+and tests run beside each other. Triton asks then whether its interpreter is to run its kernels on
+CPU tensors, which is the only way where there is no CUDA device.
+"""
 
 import os
+from pathlib import Path
 
-import torch
-
-if not torch.cuda.is_available():
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+if not Path("/dev/nvidiactl").exists():
     os.environ.setdefault("TRITON_INTERPRET", "1")

@@ -1,20 +1,14 @@
-"""A tiny model folder and its oracle, made once."""
+"""A tiny model folder and its oracle, made once. Imports torch only for who asks for them."""
 
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
-import torch
 
-from tests.oracle import Oracle
-from tests.tiny_model import write_tiny_model
-
-
-@pytest.fixture(scope="session", autouse=True)
-def one_thread() -> None:
-    """Models this small only lose by more, and tests run beside each other."""
-    torch.set_num_threads(1)
+if TYPE_CHECKING:
+    from tests.oracle import Oracle
 
 
 @pytest.fixture(autouse=True)
@@ -26,9 +20,13 @@ def usual_scheduling() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from tests.tiny_model import write_tiny_model  # noqa: PLC0415
+
     return write_tiny_model(tmp_path_factory.mktemp("tiny") / "model")
 
 
 @pytest.fixture(scope="session")
-def oracle(tiny_folder: Path) -> Oracle:
+def oracle(tiny_folder: Path) -> "Oracle":
+    from tests.oracle import Oracle  # noqa: PLC0415
+
     return Oracle(tiny_folder)

@@ -10,9 +10,9 @@ import grpc
 import grpc.aio
 import pytest
 
-from tests.doors.grpc.live import until
 from tests.doors.http.live import read_answer, request_head
 from tests.scripted import ScriptedEngine
+from tests.waiting import until
 from vlserve import app
 from vlserve.doors.grpc.client import GrpcClient
 from vlserve.doors.grpc.pb import vision_pb2 as pb

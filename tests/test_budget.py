@@ -6,8 +6,9 @@ from contextlib import aclosing
 
 import pytest
 
-from tests.doors.grpc.live import png, until
+from tests.doors.grpc.live import png
 from tests.scripted import ScriptedEngine
+from tests.waiting import until
 from vlserve.budget import Budget
 from vlserve.media.decoders import Decoders, Encoded, Pixels
 from vlserve.service.service import Service

@@ -14,10 +14,11 @@ import pytest
 import pytest_asyncio
 
 from tests.asked import request as any_request
-from tests.doors.grpc.live import png, until
+from tests.doors.grpc.live import png
 from tests.engines.collect import running
 from tests.engines.native.trial import empty_memory, shortened
 from tests.timed import check, check_only, misattribute, told
+from tests.waiting import until
 from vlserve.engines.native.engine import NativeEngine
 from vlserve.engines.supervisor import Supervisor
 from vlserve.media import decoders

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tests.bench.servers import ScriptedTarget
-from tests.doors.grpc.live import until
+from tests.waiting import until
 from vlserve.bench.report import report
 from vlserve.bench.run import Limit, Outcome, Run
 from vlserve.bench.targets import AskFailed

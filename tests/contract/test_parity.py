@@ -13,10 +13,11 @@ from google.rpc import error_details_pb2
 from PIL import Image
 
 from tests import pictures
-from tests.doors.grpc.live import detail, png, retry_after_s, until
+from tests.doors.grpc.live import detail, png, retry_after_s
 from tests.doors.http.live import Answer, House, data_url, live, picture_part, text_part, user
 from tests.media import clips
 from tests.scripted import ScriptedEngine
+from tests.waiting import until
 from vlserve.doors.grpc.pb import vision_pb2 as pb
 from vlserve.doors.openai import chat_convert as convert
 from vlserve.types import MAX_GUIDE_CHARACTERS, MediaBounds

@@ -9,9 +9,10 @@ import pytest
 
 from bench.describe import num_done
 from tests.describe.asking import rows
-from tests.doors.grpc.live import png, until
+from tests.doors.grpc.live import png
 from tests.doors.http.live import House, live, picture_part, text_part, user
 from tests.scripted import ScriptedEngine
+from tests.waiting import until
 from vlserve import app
 from vlserve.describe.batch import Batch, batch
 from vlserve.describe.errors import DescribeError

@@ -11,8 +11,9 @@ import pytest
 
 from bench.describe import num_done
 from tests.describe.asking import folder_of, names_in, ran, rows
-from tests.doors.grpc.live import live, png, until
+from tests.doors.grpc.live import live, png
 from tests.scripted import MODEL, ScriptedEngine
+from tests.waiting import until
 from vlserve.describe import output as output_room
 from vlserve.describe import patience as patience_room
 from vlserve.describe.ask import COLUMNS

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ import pytest
 from tests.engines.collect import answer
 from tests.timed import check_only
 from tests.timed import told as timed
+from tests.waiting import AT_MOST_S, until
 from vlserve.engines import supervisor
 from vlserve.engines.base import Engine
 from vlserve.engines.supervisor import MAX_TRIES, PAUSES_S, SILENCE_S, Supervisor
@@ -71,12 +72,6 @@ def is_there(pid: int) -> bool:
     except FileNotFoundError:
         return False
     return stat.rpartition(")")[2].split()[0] != "Z"  # dead, and not yet asked after
-
-
-async def until(is_so: Callable[[], bool], within_s: float = 5.0) -> None:
-    async with asyncio.timeout(within_s):
-        while not is_so():
-            await asyncio.sleep(0.005)
 
 
 async def begun(engine: Engine, num_running: int) -> None:
@@ -302,7 +297,7 @@ async def test_a_crash_loop_stops_loudly(
         # Each is tried twice, so that three have five lives between them and more.
         killers = [asyncio.create_task(until_told(engine.generate(asked("die")))) for _ in "123"]
         waiting = asyncio.create_task(until_told(engine.generate(asked("waits"))))
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(AT_MOST_S):
             await engine.ended()
         outcomes = [await killer for killer in killers]
         assert [outcome.code for outcome in outcomes if outcome] == [

@@ -22,8 +22,8 @@ from unittest import mock
 
 from starlette.types import Message, Receive, Scope
 
-from tests.doors.grpc.live import until
 from tests.faults.held import VARIABLE, Hold, Notes, Phase, held, note
+from tests.waiting import until
 from vlserve import app
 from vlserve.budget import Claim
 from vlserve.doors.http import streaming as answers

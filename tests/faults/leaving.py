@@ -17,10 +17,10 @@ from typing import Any
 
 from PIL import Image, PngImagePlugin
 
-from tests.doors.grpc.live import until
 from tests.faults.callers import Ask, Caller, Door, Raw, Way, grpc_caller, http_caller
 from tests.faults.held import Hold, Phase
 from tests.faults.held_house import MAX_TOKENS, NUM_SLOTS, House
+from tests.waiting import until
 from vlserve.doors.grpc.client import GrpcClient
 from vlserve.doors.grpc.pb import vision_pb2 as pb
 

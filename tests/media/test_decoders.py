@@ -5,7 +5,7 @@ import gc
 import os
 import signal
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 
 from tests import pictures
+from tests.waiting import until
 from vlserve.errors import Code, ServeError
 from vlserve.media import decoders, picture
 from vlserve.media.decoders import Decoders, Encoded
@@ -66,12 +67,6 @@ def open_files() -> int:
 
 def is_gone(pid: int | None) -> bool:
     return not Path(f"/proc/{pid}").exists()
-
-
-async def until(is_so: Callable[[], object], within_s: float = 5.0) -> None:
-    async with asyncio.timeout(within_s):
-        while not is_so():
-            await asyncio.sleep(0.005)
 
 
 async def test_every_kind_comes_through_as_it_is_decoded_here() -> None:

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from tests.doors.grpc.live import png, until
+from tests.doors.grpc.live import png
 from tests.scripted import MODEL, ScriptedEngine
+from tests.waiting import until
 from vlserve.engines.base import Engine
 from vlserve.engines.echo import EchoEngine
 from vlserve.errors import Code, ServeError

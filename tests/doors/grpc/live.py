@@ -1,8 +1,7 @@
 """A live door on a free loopback port, and what a client of it needs."""
 
-import asyncio
 import io
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
@@ -110,10 +109,3 @@ async def refusal(client: GrpcClient, wire: pb.VisionRequest, *, is_stream: bool
     except grpc.aio.AioRpcError as error:
         return Refusal(error, texts)
     raise AssertionError(f"answered: {texts}")
-
-
-async def until(is_so: Callable[[], bool], within_s: float = 2.0) -> None:
-    """Returns once `is_so()`; fails where it does not become so in time."""
-    async with asyncio.timeout(within_s):
-        while not is_so():
-            await asyncio.sleep(0.001)

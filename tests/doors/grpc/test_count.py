@@ -7,8 +7,9 @@ import grpc.aio
 import pytest
 from google.rpc import error_details_pb2
 
-from tests.doors.grpc.live import detail, live, png, refusal, retry_after_s, until
+from tests.doors.grpc.live import detail, live, png, refusal, retry_after_s
 from tests.scripted import MODEL
+from tests.waiting import until
 from vlserve.doors.grpc.pb import vision_pb2 as pb
 from vlserve.types import ChatRequest, ImageRef, Message, Role
 

@@ -12,8 +12,9 @@ from PIL import Image, ImageDraw, ImageFont
 
 from tests import pictures
 from tests.doors.grpc.crowd import leave, persistent, random_kind
-from tests.doors.grpc.live import served, until
+from tests.doors.grpc.live import served
 from tests.models.forged import FOREIGN, STAND_INS, TURNS
+from tests.waiting import until
 from vlserve.doors.grpc.client import GrpcClient
 from vlserve.doors.grpc.pb import vision_pb2 as pb
 from vlserve.engines.base import Engine

@@ -7,8 +7,9 @@ import time
 import pytest
 
 from tests.doors.grpc.crowd import leave, random_kind
-from tests.doors.grpc.live import live, png, until
+from tests.doors.grpc.live import live, png
 from tests.scripted import ScriptedEngine
+from tests.waiting import until
 from vlserve.doors.grpc.pb import vision_pb2 as pb
 
 # One event loop for all: grpc.aio holds on to the first one that it meets.

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 
 from bench.serving import Served, serving
-from tests.doors.grpc.live import until
 from tests.doors.http.live import (
     House,
     data_url,
@@ -21,6 +20,7 @@ from tests.doors.http.live import (
     user,
 )
 from tests.scripted import ScriptedEngine
+from tests.waiting import until
 from vlserve.doors.grpc.pb import vision_pb2 as pb
 from vlserve.doors.http.json_cost import JsonCost
 from vlserve.service.service import Service

@@ -7,9 +7,9 @@ import pytest
 from hypercorn import protocol
 from hypercorn.protocol.h11 import H11Protocol
 
-from tests.doors.grpc.live import until
 from tests.doors.http.live import live, read_answer, request_head, user
 from tests.scripted import ScriptedEngine
+from tests.waiting import until
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 CHAT = "/v1/chat/completions"

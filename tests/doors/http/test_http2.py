@@ -13,9 +13,9 @@ import pytest
 from hypercorn import protocol
 from hypercorn.protocol.h2 import H2Protocol
 
-from tests.doors.grpc.live import until
 from tests.doors.http.live import House, live, user
 from tests.scripted import MODEL, ScriptedEngine
+from tests.waiting import until
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 CHAT = "/v1/chat/completions"

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from tests.doors.grpc.live import until
 from tests.doors.http.live import House, live, read_answer, request_head, served, user
 from tests.scripted import ScriptedEngine
+from tests.waiting import until
 from vlserve.doors.http import server
 from vlserve.doors.http import streaming as answers
 from vlserve.doors.http.server import HttpDoor

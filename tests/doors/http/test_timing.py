@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from tests.doors.grpc.live import until
 from tests.doors.http.live import Answer, data_url, live, picture_part, text_part, user
 from tests.scripted import ScriptedEngine
+from tests.waiting import until
 from vlserve.types import ChatRequest, Message, Role
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")

@@ -12,9 +12,10 @@ import grpc.aio
 import pytest
 from google.rpc import error_details_pb2
 
-from tests.doors.grpc.live import detail, live, png, retry_after_s, until
+from tests.doors.grpc.live import detail, live, png, retry_after_s
 from tests.doors.kserve.asked import SERVICE, InferenceClient, add, asked, outputs, packed
 from tests.scripted import ScriptedEngine
+from tests.waiting import until
 from vlserve.doors.kserve.pb import inference_pb2 as pb
 from vlserve.doors.kserve.servicer import MAX_AT_ONCE
 from vlserve.types import Guide, GuideKind

@@ -9,10 +9,11 @@ from typing import Any
 import openai
 import pytest
 
-from tests.doors.grpc.live import png, until
+from tests.doors.grpc.live import png
 from tests.doors.http.live import data_url, live, picture_part, read_answer, text_part, user
 from tests.doors.http.live import request_head as head
 from tests.scripted import MODEL, ScriptedEngine
+from tests.waiting import until
 from vlserve.types import Guide, GuideKind
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")

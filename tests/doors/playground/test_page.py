@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 from playwright.async_api import Page
 
-from tests.doors.grpc.live import png, until
+from tests.doors.grpc.live import png
 from tests.doors.playground.browser import Visit, figures, url_of
 from tests.doors.playground.live import served
 from tests.scripted import ScriptedEngine
+from tests.waiting import until
 from vlserve.types import ChatRequest, Message, Role
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")

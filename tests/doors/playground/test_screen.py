@@ -8,10 +8,10 @@ from typing import Literal
 import pytest
 from playwright.async_api import Browser, Page
 
-from tests.doors.grpc.live import until
 from tests.doors.playground.browser import Visit
 from tests.doors.playground.live import served
 from tests.scripted import ScriptedEngine
+from tests.waiting import until
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 STEP_S = 0.03

@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
-from tests.doors.grpc.live import png, until
+from tests.doors.grpc.live import png
 from tests.doors.http.live import data_url, live, request_head
 from tests.scripted import ScriptedEngine
+from tests.waiting import until
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 ONE, MANY = "/process_image", "/process_images"

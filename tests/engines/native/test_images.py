@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from tests.asked import picture
-from tests.doors.grpc.live import until
-from tests.engines.collect import answer, running
+from tests.engines.collect import Answer, answer, running
+from tests.waiting import AT_MOST_S, until
 from vlserve.engines.native.engine import NativeEngine
 from vlserve.engines.native.vision.image_cache import ImageCache
 from vlserve.models.features import ImageFeatures
@@ -73,7 +73,7 @@ async def test_nothing_is_kept_of_a_picture_whose_asker_left_before_its_turn(
         pixels: list[weakref.ref[np.ndarray]] = []
 
         def held(tenant: str, image: PromptImage) -> None:
-            is_let.wait(10)
+            is_let.wait(AT_MOST_S)
             see(tenant, image)
 
         def noted(tenant: str, image: PromptImage) -> "Future[None]":
@@ -83,10 +83,11 @@ async def test_nothing_is_kept_of_a_picture_whose_asker_left_before_its_turn(
         encoder._see = held  # type: ignore[method-assign]
         encoder.submit = noted  # type: ignore[method-assign]
         seen = counted(engine)
-        first, second = (
-            asyncio.create_task(answer(engine, asked(str(i), picture(rng), "a"))) for i in range(2)
-        )
-        await until(lambda: len(pixels) == 2)
+        asking: list[asyncio.Task[Answer]] = []
+        for i in range(2):
+            asking.append(asyncio.create_task(answer(engine, asked(str(i), picture(rng), "a"))))
+            await until(lambda: len(pixels) == len(asking))
+        second, first = asking.pop(), asking.pop()
         second.cancel()
         await asyncio.wait([second])
         del second  # which holds what its frames held
