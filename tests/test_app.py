@@ -248,7 +248,7 @@ async def test_a_taken_http_port_closes_what_was_open(engine: WatchedEngine) -> 
 
 async def test_the_hall_alone_answers(engine: WatchedEngine) -> None:
     async with app.hall(settings()) as service:
-        assert service.models()[0].engine == "scripted"
+        assert service.info.engine == "scripted"
     assert engine.history == ["started", "closed"]
 
 

@@ -1,6 +1,9 @@
 """The one error that crosses rooms. It knows no transport: each door has a table of its own."""
 
 from enum import StrEnum
+from typing import Final
+
+MAX_QUOTED: Final = 64  # characters of a caller's own text that an error repeats
 
 
 class Code(StrEnum):
@@ -17,8 +20,10 @@ class Code(StrEnum):
 class ServeError(Exception):
     """A request that ends without its answer.
 
-    `message` is a fixed text of ours that is safe to show to any caller: never another
-    exception's text, a path or an address, but for what a compiler says of the caller's own guide.
+    `message` is a text of ours that is safe to show to any caller: never another exception's text,
+    a path or an address, but for what a compiler says of the caller's own guide. It names the
+    caller's value (`quoted` where that is a text), what is allowed, the setting that says so, and
+    what to do.
     `field` names the caller's field at fault, as the caller wrote it. `retry_after_s` is set on
     OVERLOADED and UNAVAILABLE only.
     """
@@ -39,6 +44,15 @@ class ServeError(Exception):
 
     def __str__(self) -> str:
         return f"{self.field}: {self.message}" if self.field else self.message
+
+
+def quoted(text: str) -> str:
+    """A caller's own text as a message repeats it: in quotes, MAX_QUOTED characters at most, and
+    U+FFFD for each that cannot be printed."""
+    shown = "".join(
+        c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text[:MAX_QUOTED]
+    )
+    return f"'{shown}…'" if len(text) > MAX_QUOTED else f"'{shown}'"
 
 
 def invalid(field: str, message: str) -> ServeError:

@@ -13,7 +13,7 @@ from tests.scripted import MODEL, ScriptedEngine
 from tests.waiting import until
 from vlserve.engines.base import Engine
 from vlserve.engines.echo import EchoEngine
-from vlserve.errors import Code, ServeError
+from vlserve.errors import MAX_QUOTED, Code, ServeError
 from vlserve.media.decoders import Decoders, Encoded
 from vlserve.media.errors import Refused
 from vlserve.service.check import check
@@ -70,6 +70,15 @@ async def test_answers_and_lets_go() -> None:
     assert await text(service, request("a b")) == "a b "
     assert await text(service, request("a b", model=MODEL)) == "a b "
     assert service.num_inside == 0
+
+
+async def test_another_model_is_named_beside_the_one_that_is_served() -> None:
+    service = opened(ScriptedEngine())
+    error = await refused(service, request("a", model="gpt-4o\n" + "x" * 1000))
+    assert (error.code, error.field) == (Code.NOT_FOUND, "model")
+    wanted = "gpt-4o\N{REPLACEMENT CHARACTER}" + "x" * (MAX_QUOTED - 7)
+    assert error.message == (f"model '{wanted}…' is not served here; this server serves '{MODEL}'")
+    assert service.named(MODEL) == service.info
 
 
 @pytest.mark.parametrize("n", [1, 3])

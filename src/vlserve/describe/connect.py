@@ -49,4 +49,4 @@ async def connected(
         from vlserve import app  # noqa: PLC0415 - takes its time, and a server needs none of it
 
         service = await opened.enter_async_context(app.hall(settings))
-        yield Connection(service.models()[0].model, service.chat)
+        yield Connection(service.info.model, service.chat)

@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from vlserve.budget import Budget, Claim, Share
 from vlserve.engines.base import Begun, Engine, EngineInfo
-from vlserve.errors import Code, ServeError
+from vlserve.errors import Code, ServeError, quoted
 from vlserve.media.room import MediaRoom
 from vlserve.service.check import check
 from vlserve.service.fan_out import merged, single_answers, with_images
@@ -45,10 +45,22 @@ class Service:
         """Permits that are out: one for each answer that is being made or waits for it."""
         return self._queue.num_inside if self._queue else 0
 
-    def models(self) -> tuple[EngineInfo, ...]:
-        """What this hall answers for. Raises ServeError(UNAVAILABLE) unless it is open."""
+    @property
+    def info(self) -> EngineInfo:
+        """Facts of the engine that answers. Raises ServeError(UNAVAILABLE) while it starts or
+        drains."""
         self._opened_queue()
-        return (self._engine.info,)
+        return self._engine.info
+
+    def named(self, model: str, field: str = "model") -> EngineInfo:
+        """Facts of the engine, which serves `model`. Raises ServeError: NOT_FOUND naming `field`
+        where it serves another, UNAVAILABLE while it starts or drains."""
+        info = self.info
+        if model != info.model:
+            message = f"model {quoted(model)} is not served here"
+            message += f"; this server serves {quoted(info.model)}"
+            raise ServeError(Code.NOT_FOUND, message, field=field)
+        return info
 
     def expect(self) -> None:
         """For a door that has not read a request yet: raises ServeError where `chat` would now,
@@ -152,8 +164,8 @@ class Service:
     def _checked(self, request: ChatRequest) -> Queue:
         """Where a request may queue that makes sense."""
         queue = self._opened_queue()
-        if request.model not in ("", self._engine.info.model):
-            raise ServeError(Code.NOT_FOUND, "is not a model that is served here", field="model")
+        if request.model:
+            self.named(request.model)
         check(request, self._limits)
         return queue
 

@@ -76,7 +76,7 @@ class VisionServicer:
         """What a request takes of the context; it is not answered."""
         async with errors_rendered(context, partial(convert.callers_field, wire)):
             request = convert.chat_request(understood(wire), self._limits)
-            (model,) = self._service.models()
+            model = self._service.info
             with counted(self._service, wire):
                 count = await self._service.count(request, context.time_remaining())
             return convert.token_count(count, request.sampling.max_tokens, model)
@@ -88,9 +88,7 @@ class VisionServicer:
         """The models that this server answers for."""
         async with errors_rendered(context):
             refuse_unknown(understood(wire), "request")
-            return pb.ListModelsResponse(
-                models=[convert.model(info) for info in self._service.models()]
-            )
+            return pb.ListModelsResponse(models=[convert.model(self._service.info)])
         raise AssertionError("the context above returns or raises")
 
     def _answer(
@@ -98,5 +96,4 @@ class VisionServicer:
     ) -> tuple[str, AsyncGenerator[Chunk]]:
         """The model's name and its answer."""
         request = convert.chat_request(understood(wire), self._limits)
-        (model,) = self._service.models()
-        return model.model, self._service.chat(request, context.time_remaining())
+        return self._service.info.model, self._service.chat(request, context.time_remaining())

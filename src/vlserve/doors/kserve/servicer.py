@@ -25,7 +25,7 @@ from vlserve.doors.kserve.answer import Answers
 from vlserve.doors.kserve.convert import asked, check_version
 from vlserve.doors.kserve.pb import inference_pb2 as pb
 from vlserve.engines.base import EngineInfo
-from vlserve.errors import Code, ServeError, invalid
+from vlserve.errors import ServeError, invalid
 from vlserve.service.service import Service
 from vlserve.settings import LimitSettings
 
@@ -145,8 +145,7 @@ class InferenceServicer:
         request = asked(known, self._limits)
         if request.is_stream and not may_stream:
             raise invalid("stream", "only ModelStreamInfer answers in pieces")
-        (model,) = self._service.models()
-        answers = Answers(request, known.id, model.model)
+        answers = Answers(request, known.id, self._service.info.model)
         bounds = (request.timeout_s, context.time_remaining())
         timeout_s = min((bound for bound in bounds if bound is not None), default=None)
         try:
@@ -166,10 +165,8 @@ class InferenceServicer:
     def _model(self, about: About) -> EngineInfo:
         """The model that a caller asks about. Raises ServeError(NOT_FOUND)."""
         check_version(about.version)
-        (info,) = self._service.models()
-        if about.name not in ("", info.model):
-            raise ServeError(Code.NOT_FOUND, "is not a model that is served here", field="name")
-        return info
+        service = self._service
+        return service.named(about.name, "name") if about.name else service.info
 
 
 def _handler(

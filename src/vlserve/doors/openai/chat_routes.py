@@ -41,16 +41,16 @@ def routes(service: Service, limits: LimitSettings) -> APIRouter:
         """Answer a conversation of texts and pictures."""
         with fields_named(lambda field: convert.callers_field(field, body)):
             asked = convert.chat_request(body, limits)
-            (model,) = service.models()
+            model = service.info.model
             answer = TimedAnswer(service.chat(asked))
             if body.stream:
                 await begun(request, answer)
-                return EventStream(answer, _events(answer, body, model.model))
+                return EventStream(answer, _events(answer, body, model))
             chunks = await whole(request, answer)
         completion = ChatCompletion(
             id=_new_id(),
             created=int(time.time()),
-            model=model.model,
+            model=model,
             choices=convert.choices(chunks, with_logprobs=bool(body.logprobs)),
             usage=convert.usage(chunks),
         )

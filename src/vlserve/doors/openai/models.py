@@ -8,7 +8,7 @@ from fastapi import APIRouter
 
 from vlserve.doors.http.errors import refusals
 from vlserve.doors.openai.chat_objects import Model, ModelList
-from vlserve.errors import Code, ServeError
+from vlserve.engines.base import EngineInfo
 from vlserve.service.service import Service
 
 _REFUSALS: Final = refusals(HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.INTERNAL_SERVER_ERROR)
@@ -19,26 +19,20 @@ def routes(service: Service) -> APIRouter:
     router = APIRouter(tags=["openai"])
     opened = int(time.time())
 
-    def served() -> list[Model]:
-        return [
-            Model(id=info.model, created=opened, max_model_len=info.max_context_tokens)
-            for info in service.models()
-        ]
+    def described(info: EngineInfo) -> Model:
+        return Model(id=info.model, created=opened, max_model_len=info.max_context_tokens)
 
     @router.get("/v1/models", responses=_REFUSALS)
     async def models() -> ModelList:
-        """The models that this server answers for. `created` is when it began to."""
-        return ModelList(data=served())
+        """The model that this server answers for. `created` is when it began to."""
+        return ModelList(data=[described(service.info)])
 
     @router.get(
         "/v1/models/{model:path}",
         responses={**_REFUSALS, **refusals(HTTPStatus.NOT_FOUND)},
     )
     async def one_model(model: str) -> Model:
-        """One of them."""
-        for each in served():
-            if each.id == model:
-                return each
-        raise ServeError(Code.NOT_FOUND, "is not a model that is served here", field="model")
+        """That model, by its name."""
+        return described(service.named(model))
 
     return router

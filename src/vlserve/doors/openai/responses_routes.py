@@ -41,9 +41,9 @@ def routes(service: Service, limits: LimitSettings) -> APIRouter:
         """Answer a text or a conversation of texts and pictures. Nothing is stored."""
         with fields_named(lambda field: callers_field(field, body)):
             asked = chat_request(body, limits)
-            (model,) = service.models()
+            model = service.info.model
             answer = TimedAnswer(service.chat(asked))
-            reply = Reply(body, asked, model.model)
+            reply = Reply(body, asked, model)
             if body.stream:
                 await begun(request, answer)
                 return EventStream(answer, _events(answer, reply))
