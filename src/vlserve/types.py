@@ -1,16 +1,29 @@
 """The nouns of a request's trip: ChatRequest -> Request -> (Sequence) -> Chunk."""
 
-import math
-import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from typing import Generic, TypeVar
+from typing import Annotated, Final, Generic, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from vlserve.errors import invalid
+from vlserve.parameters import (
+    NOT_UNICODE,
+    Biases,
+    Number,
+    Rule,
+    Seed,
+    Texts,
+    TokenIds,
+    Whole,
+    WholeOrOff,
+    hold,
+    is_unicode,
+    rules,
+    shown_number,
+)
 from vlserve.timings import Timings
 
 MAX_SEED = 2**63 - 1
@@ -27,13 +40,6 @@ DEFAULT_MAX_TOKENS = 200
 
 
 Picture_co = TypeVar("Picture_co", covariant=True)
-NOT_UNICODE = "is no Unicode text"
-_SURROGATE = re.compile("[\ud800-\udfff]")
-
-
-def is_unicode(text: str) -> bool:
-    """Whether a text is one that can be encoded: no half of a surrogate pair is in it."""
-    return _SURROGATE.search(text) is None
 
 
 class Role(StrEnum):
@@ -204,76 +210,45 @@ class SamplingParams:
     Raises ServeError(INVALID_ARGUMENT) naming the field of a value out of bounds.
     """
 
-    max_tokens: int = DEFAULT_MAX_TOKENS
-    temperature: float = 0.0
-    top_p: float = 1.0
-    top_k: int = 0
-    seed: int | None = None
-    stop: tuple[str, ...] = ()
-    min_p: float = 0.0
-    presence_penalty: float = 0.0
-    frequency_penalty: float = 0.0
-    repetition_penalty: float | None = None
-    logit_bias: Mapping[int, float] = field(default_factory=dict)
-    min_tokens: int = 0
-    stop_token_ids: tuple[int, ...] = ()
-    n: int = 1
-    logprobs: int | None = None
+    max_tokens: Annotated[int, Whole("longest answer in tokens", 1)] = DEFAULT_MAX_TOKENS
+    temperature: Annotated[float, Number("0 is greedy", 0, 2)] = 0.0
+    top_p: Annotated[float, Number("1 is off", 0, 1, is_above=True)] = 1.0
+    top_k: Annotated[int, WholeOrOff("0 or -1 is off", 0, MAX_TOKEN_ID)] = 0
+    seed: Annotated[int | None, Seed("makes a sampled answer repeatable", MAX_SEED)] = None
+    stop: Annotated[
+        tuple[str, ...],
+        Texts("each ends the answer and is not part of it", MAX_STOP_STRINGS, MAX_STOP_CHARACTERS),
+    ] = ()
+    min_p: Annotated[float, Number("0 is off", 0, 1)] = 0.0
+    presence_penalty: Annotated[
+        float, Number("taken off the score of a token that the answer holds", -2, 2)
+    ] = 0.0
+    frequency_penalty: Annotated[float, Number("and once more for each time it does", -2, 2)] = 0.0
+    repetition_penalty: Annotated[float | None, Number("1 is off", 0, 2, is_above=True)] = None
+    logit_bias: Annotated[
+        Mapping[int, float],
+        Biases("token id to what is added to its score", MAX_BIASED_TOKENS, MAX_TOKEN_ID, 100),
+    ] = field(default_factory=dict)
+    min_tokens: Annotated[int, Whole("no stop token before", 0)] = 0
+    stop_token_ids: Annotated[
+        tuple[int, ...], TokenIds("each ends the answer", MAX_STOP_TOKENS, MAX_TOKEN_ID)
+    ] = ()
+    n: Annotated[int, Whole("so many answers", 1, MAX_ANSWERS)] = 1
+    logprobs: Annotated[
+        int | None, Whole("and so many likeliest tokens at its place", 0, MAX_TOP_LOGPROBS)
+    ] = None
     guide: Guide | None = None
 
     def __post_init__(self) -> None:
-        is_warm = math.isfinite(self.temperature) and 0 <= self.temperature <= 2
-        penalty, seed = self.repetition_penalty, self.seed
-        for is_right, name, message in (
-            (self.max_tokens >= 1, "max_tokens", "must be at least 1"),
-            (is_warm, "temperature", "must be between 0 and 2"),
-            (0 < self.top_p <= 1, "top_p", "must be above 0 and at most 1"),
-            (self.top_k >= 0, "top_k", "must be 0 (off) or more"),
-            (seed is None or 0 <= seed <= MAX_SEED, "seed", f"must be between 0 and {MAX_SEED}"),
-            (len(self.stop) <= MAX_STOP_STRINGS, "stop", f"at most {MAX_STOP_STRINGS} strings"),
-            (
-                all(0 < len(stop) <= MAX_STOP_CHARACTERS for stop in self.stop),
-                "stop",
-                f"each must have 1 to {MAX_STOP_CHARACTERS} characters",
-            ),
-            (all(map(is_unicode, self.stop)), "stop", NOT_UNICODE),
-            (0 <= self.min_p <= 1, "min_p", "must be between 0 and 1"),
-            (-2 <= self.presence_penalty <= 2, "presence_penalty", "must be between -2 and 2"),
-            (-2 <= self.frequency_penalty <= 2, "frequency_penalty", "must be between -2 and 2"),
-            (
-                penalty is None or 0 < penalty <= 2,
-                "repetition_penalty",
-                "must be above 0 and at most 2",
-            ),
-            (
-                len(self.logit_bias) <= MAX_BIASED_TOKENS,
-                "logit_bias",
-                f"at most {MAX_BIASED_TOKENS} tokens",
-            ),
-            (
-                all(-100 <= bias <= 100 for bias in self.logit_bias.values()),
-                "logit_bias",
-                "each must be between -100 and 100",
-            ),
-            (
-                0 <= self.min_tokens <= self.max_tokens,
-                "min_tokens",
-                "must be between 0 and max_tokens",
-            ),
-            (
-                len(self.stop_token_ids) <= MAX_STOP_TOKENS,
-                "stop_token_ids",
-                f"at most {MAX_STOP_TOKENS} tokens",
-            ),
-            (1 <= self.n <= MAX_ANSWERS, "n", f"must be between 1 and {MAX_ANSWERS}"),
-            (
-                self.logprobs is None or 0 <= self.logprobs <= MAX_TOP_LOGPROBS,
-                "logprobs",
-                f"must be between 0 and {MAX_TOP_LOGPROBS}",
-            ),
-        ):
-            if not is_right:
-                raise invalid(name, message)
+        hold(self, SAMPLING)
+        if self.min_tokens > self.max_tokens:
+            most = shown_number(self.max_tokens)
+            message = f"must be at most max_tokens, {most}, not {shown_number(self.min_tokens)}"
+            raise invalid("min_tokens", message)
+
+
+# The table of sampling parameters: what every door takes, but for `guide`.
+SAMPLING: Final[Mapping[str, Rule]] = rules(SamplingParams)
 
 
 @dataclass(frozen=True, slots=True)
@@ -287,16 +262,22 @@ class MediaBounds:
     Raises ServeError(INVALID_ARGUMENT) naming `media_bounds` and the field of a value below 1.
     """
 
-    max_images: int | None = None
-    max_image_bytes: int | None = None
-    max_image_pixels: int | None = None
-    max_video_frames: int | None = None
+    max_images: Annotated[int | None, Whole("pictures, the frames of videos among them", 1)] = None
+    max_image_bytes: Annotated[
+        int | None, Whole("bytes of each picture or video, as it is encoded", 1)
+    ] = None
+    max_image_pixels: Annotated[
+        int | None, Whole("width times height of each picture or frame", 1)
+    ] = None
+    max_video_frames: Annotated[
+        int | None, Whole("frames that the model is given of each video", 1)
+    ] = None
 
     def __post_init__(self) -> None:
-        for bound in fields(self):
-            value = getattr(self, bound.name)
-            if value is not None and value < 1:
-                raise invalid(f"media_bounds.{bound.name}", "must be at least 1")
+        hold(self, MEDIA_BOUNDS, "media_bounds.")
+
+
+MEDIA_BOUNDS: Final[Mapping[str, Rule]] = rules(MediaBounds)
 
 
 @dataclass(frozen=True, slots=True)

@@ -48,9 +48,10 @@ def test_what_would_raise_a_limit_or_is_none_is_refused_by_name(name: str) -> No
     assert above.value.field == f"media_bounds.{name}"
     assert above.value.message.startswith(f"must be at most {MOST[name]}:")
     for value in (0, -1):
+        message = f"must be at least 1, not {value}"
         with pytest.raises(ServeError) as below:
             MediaBounds(**{name: value})
-        assert (below.value.field, below.value.message) == (above.value.field, "must be at least 1")
+        assert (below.value.field, below.value.message) == (above.value.field, message)
 
 
 async def refs(service: Service) -> dict[str, ImageRef]:

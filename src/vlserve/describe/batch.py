@@ -21,16 +21,11 @@ from vlserve.describe.errors import DescribeError
 from vlserve.describe.journal import Done
 from vlserve.describe.patience import Patience, answered
 from vlserve.describe.sitting import Effort, Sitting
+from vlserve.doors.http.status import code_of
 from vlserve.errors import Code, ServeError
 from vlserve.settings import Settings
 
-_CODES: Final = {
-    429: Code.OVERLOADED,
-    502: Code.UNAVAILABLE,  # of a proxy
-    503: Code.UNAVAILABLE,
-    500: Code.INTERNAL,
-    504: Code.DEADLINE_EXCEEDED,
-}
+_FINAL_CODES: Final = (Code.INVALID_ARGUMENT, Code.NOT_FOUND)  # no other answer would come
 _CONNECT_S: Final = 1.0
 _GRACE_S: Final = 10.0  # on top of the longest time of a request
 _IN_PROCESS: Final = "http://in-process"
@@ -96,7 +91,8 @@ class _Sender:
             )
         except httpx2.TransportError as error:
             raise ServeError(Code.UNAVAILABLE, type(error).__name__) from None
-        if (code := _CODES.get(response.status_code)) is not None:
+        code = code_of(response.status_code)
+        if code is not None and code not in _FINAL_CODES:
             raise _Refused(code, response)
         if "application/json" not in response.headers.get("content-type", ""):
             raise DescribeError(f"{self._client.base_url} does not answer as OpenAI's API does")

@@ -2,15 +2,9 @@
 
 from vlserve.errors import invalid
 from vlserve.media.bounds import allowed
+from vlserve.parameters import NOT_UNICODE, is_unicode
 from vlserve.settings import LimitSettings
-from vlserve.types import (
-    NOT_UNICODE,
-    ChatRequest,
-    ImageRef,
-    Role,
-    VideoRef,
-    is_unicode,
-)
+from vlserve.types import ChatRequest, ImageRef, Role, VideoRef
 
 
 def check(request: ChatRequest, limits: LimitSettings) -> None:

@@ -150,7 +150,7 @@ SAMPLING: list[tuple[str, Any]] = [
     (".max_tokens", {"max_tokens": True}),
     (".max_tokens", {"max_tokens": "many"}),
     (".top_k", {"top_k": 2**70}),
-    (".top_k", {"top_k": -1}),
+    (".top_k", {"top_k": -2}),
     (".seed", {"seed": 2**63}),
     (".temperature", {"temperature": "warm"}),
     (".temperature", {"temperature": float("nan")}),

@@ -208,7 +208,6 @@ REFUSED: list[tuple[str, dict[str, Any]]] = [
     ("truncation", {"truncation": "auto"}),
     ("reasoning", {"reasoning": {}}),
     ("include[0]", {"include": ["file_search_call.results"]}),
-    ("seed", {"seed": 1}),
 ]  # fmt: skip
 
 

@@ -175,7 +175,7 @@ async def test_what_the_server_refuses_is_said_with_the_field(page: Page, red: P
         await temperature.fill("5")
         await page.locator("#question").fill("hot")
         await page.get_by_role("button", name="Ask").click()
-        assert await visit.alert() == "temperature: must be between 0 and 2."
+        assert await visit.alert() == "temperature: must be between 0 and 2, not 5."
         assert await temperature.get_attribute("aria-invalid") == "true"
         # Nothing is lost: the question and its picture are there to be asked again.
         await visit.pictures(1)

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any, Final, TypeVar
 
@@ -19,6 +19,7 @@ from vlserve.settings import LimitSettings
 
 # What a slow reader gets on top of the time that an answer may take.
 READ_GRACE_S: Final = 5.0
+_KEY_CHARACTERS: Final = 64
 _LOG: Final = logging.getLogger(__name__)
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -48,21 +49,42 @@ def understood(wire: Wire | None) -> Wire:
     return wire
 
 
-def refuse_unknown(wire: Message, path: str) -> None:
-    """Raises ServeError(INVALID_ARGUMENT) where a field is not in this server's proto file.
+def refuse_unknown(wire: Message) -> None:
+    """Raises ServeError(INVALID_ARGUMENT) where a field, at any depth, is not in this server's
+    proto file, naming the message that holds it.
 
     Nothing is dropped in silence: what a newer client asks for is done or refused.
     """
-    unknown = unknown_fields.UnknownFieldSet(wire)
-    if len(unknown):
-        raise invalid(path, f"field number {unknown[0].field_number} is not known")
+    for path, message in _messages(wire, ""):
+        unknown = unknown_fields.UnknownFieldSet(message)
+        if len(unknown):
+            number = unknown[0].field_number
+            raise invalid(path or "request", f"field number {number} is not known")
 
 
-def worded(error: Exception, callers_field: Callable[[str], str] = str) -> ServeError:
-    """What the caller is told of an error, the field at fault by the name that they gave it."""
+def _messages(wire: Message, path: str) -> Iterator[tuple[str, Message]]:
+    """A message and all those in it, with their paths. No other field is looked at: a look at
+    bytes is a copy of them."""
+    yield path, wire
+    begin = f"{path}." if path else ""
+    for field in wire.DESCRIPTOR.fields:
+        if field.message_type is None:
+            continue
+        value = getattr(wire, field.name)
+        if isinstance(value, Message):
+            inner = {field.name: value} if wire.HasField(field.name) else {}
+        elif isinstance(value, Mapping):
+            inner = {f"{field.name}.{str(key)[:_KEY_CHARACTERS]}": value[key] for key in value}
+        else:
+            inner = {f"{field.name}[{i}]": each for i, each in enumerate(value)}
+        for name, each in inner.items():
+            if isinstance(each, Message):  # a map may hold numbers
+                yield from _messages(each, f"{begin}{name}")
+
+
+def worded(error: Exception) -> ServeError:
+    """What the caller is told of an error."""
     if isinstance(error, ServeError):
-        if error.field is not None:
-            error.field = callers_field(error.field)
         return error
     _LOG.error("a request failed", exc_info=error)
     return ServeError(Code.INTERNAL, "the server failed to answer this request")
@@ -78,15 +100,13 @@ def counted(service: Service, wire: Message | None) -> Iterator[None]:
 
 
 @asynccontextmanager
-async def errors_rendered(
-    context: Context, callers_field: Callable[[str], str] = str
-) -> AsyncIterator[None]:
+async def errors_rendered(context: Context) -> AsyncIterator[None]:
     """Ends the call with the status of what is raised inside."""
     try:
         yield
         return
     except Exception as raised:
-        error = worded(raised, callers_field)
+        error = worded(raised)
     status = rendered(error)
     await context.abort(status.code, status.details, status.trailing_metadata)
 

@@ -1,17 +1,18 @@
 """Between the wire's messages and the nouns. What is not understood is refused by name."""
 
 from collections.abc import Iterable
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, replace
 from typing import Any, Final
 
 from vlserve.doors.grpc.calls import refuse_unknown
 from vlserve.doors.grpc.pb import vision_pb2 as pb
 from vlserve.engines.base import EngineInfo
-from vlserve.errors import ServeError, invalid
+from vlserve.errors import invalid
 from vlserve.settings import LimitSettings
 from vlserve.timings import Timings
 from vlserve.types import (
     MAX_PARTS,
+    SAMPLING,
     ChatRequest,
     Chunk,
     Detail,
@@ -40,15 +41,13 @@ _FINISH_REASONS: Final = {
     FinishReason.STOP: pb.FINISH_REASON_STOP,
     FinishReason.LENGTH: pb.FINISH_REASON_LENGTH,
 }
-_DEFAULT: Final = SamplingParams()
-_SAMPLING_FIELDS: Final = frozenset(field.name for field in fields(SamplingParams))
 
 
 def chat_request(wire: pb.VisionRequest, limits: LimitSettings) -> ChatRequest:
     """What the caller asks for.
 
     Raises ServeError(INVALID_ARGUMENT) naming the field by its path in the message, such as
-    `messages[1].parts[0]`.
+    `messages[1].parts[0]`, or one of ours, for `names`.
     """
     # First of all: what follows takes time for each of them, in which nobody else is served.
     num_parts = 0
@@ -56,7 +55,7 @@ def chat_request(wire: pb.VisionRequest, limits: LimitSettings) -> ChatRequest:
         num_parts += 1 + len(message.parts)
     if num_parts > MAX_PARTS:
         raise invalid("messages", f"must hold at most {MAX_PARTS} messages and parts together")
-    refuse_unknown(wire, "request")
+    refuse_unknown(wire)
     sampling = _sampling(wire.sampling, limits)
     bounds = _media_bounds(wire.media_bounds)
     if not wire.messages:
@@ -83,21 +82,7 @@ def wire_request(request: ChatRequest) -> pb.VisionRequest:
             for message in request.messages
         ],
         sampling=pb.Sampling(
-            max_tokens=sampling.max_tokens,
-            temperature=sampling.temperature,
-            top_p=sampling.top_p,
-            top_k=sampling.top_k,
-            seed=sampling.seed,
-            stop=sampling.stop,
-            min_p=sampling.min_p,
-            presence_penalty=sampling.presence_penalty,
-            frequency_penalty=sampling.frequency_penalty,
-            repetition_penalty=sampling.repetition_penalty,
-            logit_bias=sampling.logit_bias,
-            min_tokens=sampling.min_tokens,
-            stop_token_ids=sampling.stop_token_ids,
-            n=sampling.n,
-            logprobs=sampling.logprobs,
+            **{name: getattr(sampling, name) for name in SAMPLING},
             **_wire_guide(sampling.guide),
         ),
     )
@@ -120,15 +105,13 @@ def _wire_part(part: str | ImageRef | VideoRef) -> pb.Part:
     return wire
 
 
-def callers_field(wire: pb.VisionRequest | None, field: str) -> str:
-    """The path in the caller's message of a field that another room named."""
+def names(wire: pb.VisionRequest | None) -> dict[str, str]:
+    """What the caller calls our fields: their paths in the message."""
     if wire is None:
-        return field
-    if field == "guide":
-        return f"sampling.{_guide_field(wire.sampling)}"
-    if field in _SAMPLING_FIELDS:
-        return f"sampling.{field}"
-    return "prompt" if field == "messages" and not wire.messages else field
+        return {}
+    names = {name: f"sampling.{name}" for name in SAMPLING}
+    names["guide"] = f"sampling.{wire.sampling.WhichOneof('guide') or 'guide'}"
+    return names if wire.messages else names | {"messages": "prompt"}
 
 
 def response(chunk: Chunk, model: str) -> pb.VisionResponse:
@@ -261,7 +244,6 @@ def _single_turn(wire: pb.VisionRequest) -> Message[ImageRef]:
 
 
 def _message(wire: pb.Message, path: str) -> Message[ImageRef | VideoRef]:
-    refuse_unknown(wire, path)
     role = _ROLES.get(wire.role)
     if role is None:
         raise invalid(f"{path}.role", f"{int(wire.role)} is not a role")
@@ -272,7 +254,6 @@ def _message(wire: pb.Message, path: str) -> Message[ImageRef | VideoRef]:
 
 
 def _part(wire: pb.Part, path: str) -> str | ImageRef | VideoRef:
-    refuse_unknown(wire, path)
     kind = wire.WhichOneof("content")
     if wire.max_frames and kind not in ("video", "video_url"):
         raise invalid(f"{path}.max_frames", "belongs to a video")
@@ -303,37 +284,15 @@ def _detail(wire: pb.Detail, path: str) -> Detail:
 
 
 def _media_bounds(wire: pb.MediaBounds) -> MediaBounds:
-    refuse_unknown(wire, "media_bounds")
     return MediaBounds(**{field.name: value for field, value in wire.ListFields()})
 
 
 def _sampling(wire: pb.Sampling, limits: LimitSettings) -> SamplingParams:
-    refuse_unknown(wire, "sampling")
-    most = limits.default_max_tokens
-    try:
-        return SamplingParams(
-            max_tokens=wire.max_tokens if wire.HasField("max_tokens") else most,
-            temperature=wire.temperature if wire.HasField("temperature") else _DEFAULT.temperature,
-            top_p=wire.top_p if wire.HasField("top_p") else _DEFAULT.top_p,
-            top_k=wire.top_k if wire.HasField("top_k") else _DEFAULT.top_k,
-            seed=wire.seed if wire.HasField("seed") else _DEFAULT.seed,
-            stop=tuple(wire.stop),
-            min_p=wire.min_p,
-            presence_penalty=wire.presence_penalty,
-            frequency_penalty=wire.frequency_penalty,
-            repetition_penalty=(
-                wire.repetition_penalty if wire.HasField("repetition_penalty") else None
-            ),
-            logit_bias=dict(wire.logit_bias),
-            min_tokens=wire.min_tokens,
-            stop_token_ids=tuple(wire.stop_token_ids),
-            n=wire.n if wire.HasField("n") else _DEFAULT.n,
-            logprobs=wire.logprobs if wire.HasField("logprobs") else None,
-            guide=_guide(wire),
-        )
-    except ServeError as error:
-        field = _guide_field(wire) if error.field == "guide" else error.field
-        raise invalid(f"sampling.{field}", error.message) from None
+    said = {field.name: value for field, value in wire.ListFields() if field.name in SAMPLING}
+    return SamplingParams(
+        **{"max_tokens": limits.default_max_tokens} | said,
+        guide=_guide(wire),
+    )
 
 
 def _guide(wire: pb.Sampling) -> Guide | None:
@@ -345,15 +304,9 @@ def _guide(wire: pb.Sampling) -> Guide | None:
         case "regex":
             return Guide(GuideKind.REGEX, wire.regex)
         case "choice":
-            refuse_unknown(wire.choice, "choice")
             return Guide(GuideKind.CHOICE, choices=tuple(wire.choice.texts))
         case _:
             return None
-
-
-def _guide_field(wire: pb.Sampling) -> str:
-    """The caller's own name for the guide."""
-    return wire.WhichOneof("guide") or "guide"
 
 
 def _wire_guide(guide: Guide | None) -> dict[str, Any]:

@@ -2,11 +2,11 @@
 
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from functools import partial
 from typing import Final
 
 import grpc
 
+from vlserve.doors.fields import fields_named
 from vlserve.doors.grpc import convert
 from vlserve.doors.grpc.calls import (
     Context,
@@ -55,8 +55,8 @@ class VisionServicer:
 
     async def chat(self, wire: pb.VisionRequest | None, context: Context) -> pb.VisionResponse:
         """Answers once, when the answer is complete."""
-        async with errors_rendered(context, partial(convert.callers_field, wire)):
-            with counted(self._service, wire):
+        async with errors_rendered(context):
+            with fields_named(convert.names(wire)), counted(self._service, wire):
                 model, answer = self._answer(wire, context)
                 async with aclosing(answer):
                     return convert.whole_response([chunk async for chunk in answer], model)
@@ -64,8 +64,8 @@ class VisionServicer:
 
     async def chat_stream(self, wire: pb.VisionRequest | None, context: Context) -> None:
         """Answers in pieces. A reader who takes too long is hung up on."""
-        async with errors_rendered(context, partial(convert.callers_field, wire)):
-            with counted(self._service, wire):
+        async with errors_rendered(context):
+            with fields_named(convert.names(wire)), counted(self._service, wire):
                 model, answer = self._answer(wire, context)
                 async with aclosing(answer), read_in_time(self._limits):
                     async for chunk in answer:
@@ -74,10 +74,10 @@ class VisionServicer:
 
     async def count_tokens(self, wire: pb.VisionRequest | None, context: Context) -> pb.TokenCount:
         """What a request takes of the context; it is not answered."""
-        async with errors_rendered(context, partial(convert.callers_field, wire)):
-            request = convert.chat_request(understood(wire), self._limits)
-            model = self._service.info
-            with counted(self._service, wire):
+        async with errors_rendered(context):
+            with fields_named(convert.names(wire)), counted(self._service, wire):
+                request = convert.chat_request(understood(wire), self._limits)
+                model = self._service.info
                 count = await self._service.count(request, context.time_remaining())
             return convert.token_count(count, request.sampling.max_tokens, model)
         raise AssertionError("the context above returns or raises")
@@ -87,7 +87,7 @@ class VisionServicer:
     ) -> pb.ListModelsResponse:
         """The models that this server answers for."""
         async with errors_rendered(context):
-            refuse_unknown(understood(wire), "request")
+            refuse_unknown(understood(wire))
             return pb.ListModelsResponse(models=[convert.model(self._service.info)])
         raise AssertionError("the context above returns or raises")
 

@@ -4,7 +4,7 @@ from typing import Annotated, Final
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, model_validator
 
-from vlserve.types import NOT_UNICODE, is_unicode
+from vlserve.parameters import NOT_UNICODE, is_unicode
 
 _MAX_FIELDS: Final = 256  # far more than any object has: pydantic lists each one that is wrong
 

@@ -2,8 +2,7 @@
 
 import logging
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any, Final
 
@@ -14,18 +13,11 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.routing import Match, Route
 
+from vlserve.doors.http.status import STATUS
 from vlserve.errors import Code, ServeError, invalid
 
 _LOG: Final = logging.getLogger(__name__)
 
-STATUS: Final = {
-    Code.INVALID_ARGUMENT: HTTPStatus.BAD_REQUEST,
-    Code.NOT_FOUND: HTTPStatus.NOT_FOUND,
-    Code.OVERLOADED: HTTPStatus.TOO_MANY_REQUESTS,
-    Code.DEADLINE_EXCEEDED: HTTPStatus.GATEWAY_TIMEOUT,
-    Code.UNAVAILABLE: HTTPStatus.SERVICE_UNAVAILABLE,
-    Code.INTERNAL: HTTPStatus.INTERNAL_SERVER_ERROR,
-}
 # The classes of error that clients of OpenAI's API tell apart; every other 4xx is the first.
 _BAD_REQUEST_TYPE: Final = "invalid_request_error"
 _TYPES: Final = {
@@ -143,16 +135,6 @@ def no_object() -> ServeError:
     """Of a body that is something else."""
     message = "the body must be a JSON object, sent as application/json"
     return ServeError(Code.INVALID_ARGUMENT, message)
-
-
-@contextmanager
-def fields_named(name: Callable[[str], str]) -> Iterator[None]:
-    """Errors raised inside name the caller's field: `name` gives it for one of ours."""
-    try:
-        yield
-    except ServeError as error:
-        error.field = name(error.field) if error.field else None
-        raise
 
 
 def handle_errors(app: FastAPI) -> None:

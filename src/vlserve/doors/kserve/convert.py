@@ -19,7 +19,7 @@ VERSION: Final = "1"
 # format that is decoded here: each has another byte among them.
 _BASE64_BEGIN: Final = re.compile(rb"[A-Za-z0-9+/=]{1,24}")
 _BEGIN_BYTES: Final = 24
-_HALL_FIELDS: Final = {"messages": "text_input", "messages[0]": "text_input", "model": "model_name"}
+_NAMES: Final = {"messages": "text_input", "messages[0]": "text_input", "model": "model_name"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +27,8 @@ class Asked:
     """A request: what goes to the hall, and how its answer is to look.
 
     `outputs` are the names of the tensors that come back, `prefix` stands before each answer.
-    `timeout_s` is the caller's own bound, None where there is none.
+    `timeout_s` is the caller's own bound, None where there is none. `names` are what the caller
+    calls our fields.
     """
 
     chat: ChatRequest
@@ -35,11 +36,7 @@ class Asked:
     outputs: frozenset[str]
     prefix: str
     timeout_s: float | None
-    given: Mapping[str, Given]
-
-    def callers_field(self, field: str) -> str:
-        """What the caller calls a field that the hall named."""
-        return _HALL_FIELDS.get(field) or sampling.callers_field(self.given, field)
+    names: Mapping[str, str]
 
 
 def asked(wire: pb.ModelInferRequest, limits: LimitSettings) -> Asked:
@@ -48,7 +45,7 @@ def asked(wire: pb.ModelInferRequest, limits: LimitSettings) -> Asked:
     Raises ServeError: NOT_FOUND for another version of the model, INVALID_ARGUMENT naming the
     tensor or the parameter at fault.
     """
-    refuse_unknown(wire, "request")
+    refuse_unknown(wire)
     check_version(wire.model_version)
     inputs = read(wire, limits.max_images)
     timeout_s, given = _parameters(wire)
@@ -77,7 +74,7 @@ def asked(wire: pb.ModelInferRequest, limits: LimitSettings) -> Asked:
         ),
         "" if is_answer_alone else question,
         timeout_s,
-        given,
+        _NAMES | sampling.names(given),
     )
 
 

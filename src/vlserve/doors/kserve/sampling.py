@@ -2,24 +2,35 @@
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any, Final
 
+from vlserve.doors.fields import fields_named
 from vlserve.doors.kserve.tensors import shown
-from vlserve.errors import ServeError, invalid
+from vlserve.errors import invalid
+from vlserve.parameters import (
+    NOT_UNICODE,
+    Biases,
+    Number,
+    Rule,
+    Seed,
+    Texts,
+    TokenIds,
+    Whole,
+    WholeOrOff,
+    is_unicode,
+)
 from vlserve.settings import LimitSettings
 from vlserve.types import (
-    MAX_SEED,
-    NOT_UNICODE,
+    MEDIA_BOUNDS,
+    SAMPLING,
     Guide,
     GuideKind,
     MediaBounds,
     SamplingParams,
-    is_unicode,
 )
 
 _MAX_BYTES: Final = 256 * 1024
-_MAX_WHOLE: Final = 2**32 - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,20 +63,18 @@ def sampling(given: Mapping[str, Given], limits: LimitSettings) -> SamplingParam
     values: dict[str, Any] = {"max_tokens": limits.default_max_tokens}
     guides: dict[str, Given] = {}
     for name, each in given.items():
-        if name in _BOUNDS:
+        if name in MEDIA_BOUNDS:
             continue
-        if name not in _READERS and name not in _GUIDES:
+        if name not in _SAMPLING and name not in _GUIDES:
             raise invalid(each.path, "is no sampling parameter that is served here")
         if each.value is None:
             continue
         if name in _GUIDES:
             guides[name] = each
         else:
-            values[name] = _READERS[name](each)
-    try:
+            values[name] = _READERS[type(_SAMPLING[name])](each)
+    with fields_named(names(given)):
         return SamplingParams(**values, guide=_guide(guides))
-    except ServeError as error:
-        raise invalid(callers_field(given, error.field or ""), error.message) from None
 
 
 def media_bounds(given: Mapping[str, Given]) -> MediaBounds:
@@ -75,19 +84,19 @@ def media_bounds(given: Mapping[str, Given]) -> MediaBounds:
     """
     values = {
         name: _whole(given[name])
-        for name in _BOUNDS
+        for name in MEDIA_BOUNDS
         if name in given and given[name].value is not None
     }
-    try:
+    with fields_named(names(given)):
         return MediaBounds(**values)
-    except ServeError as error:
-        raise invalid(callers_field(given, error.field or ""), error.message) from None
 
 
-def callers_field(given: Mapping[str, Given], field: str) -> str:
-    """The path of a field of SamplingParams or MediaBounds; of any other field itself."""
-    names = _GUIDES if field == "guide" else {field.removeprefix("media_bounds.")}
-    return next((given[name].path for name in names if name in given), field)
+def names(given: Mapping[str, Given]) -> dict[str, str]:
+    """What the caller calls our fields: their paths."""
+    bounds = {f"media_bounds.{name}": given[name].path for name in MEDIA_BOUNDS if name in given}
+    paths = {name: each.path for name, each in given.items() if name in SAMPLING}
+    guide = next((given[name].path for name in _GUIDES if name in given), "guide")
+    return paths | bounds | {"guide": guide}
 
 
 def _guide(guides: Mapping[str, Given]) -> Guide | None:
@@ -97,21 +106,14 @@ def _guide(guides: Mapping[str, Given]) -> Guide | None:
     return made[0] if made else None
 
 
-def _whole(given: Given, most: int = _MAX_WHOLE) -> int:
+def _whole(given: Given) -> int:
     value = given.value
     try:
         if isinstance(value, bool) or not isinstance(value, int | str):
             raise ValueError
-        number = int(value)
+        return int(value)
     except ValueError:
         raise invalid(given.path, "must be a whole number") from None
-    if abs(number) > most:
-        raise invalid(given.path, f"must be at most {most}")
-    return number
-
-
-def _seed(given: Given) -> int:
-    return _whole(given, MAX_SEED)
 
 
 def _number(given: Given) -> float:
@@ -166,25 +168,18 @@ def _json_schema(given: Given) -> Guide:
     return Guide(GuideKind.JSON_SCHEMA, schema)
 
 
-# Each by the name that VisionService gives it, which is mostly vLLM's. Values may be written as
-# strings, as Triton's own example does.
-_READERS: Final[dict[str, Callable[[Given], object]]] = {
-    "max_tokens": _whole,
-    "min_tokens": _whole,
-    "top_k": _whole,
-    "n": _whole,
-    "seed": _seed,
-    "temperature": _number,
-    "top_p": _number,
-    "min_p": _number,
-    "presence_penalty": _number,
-    "frequency_penalty": _number,
-    "repetition_penalty": _number,
-    "stop": _stop,
-    "stop_token_ids": lambda given: tuple(map(_whole, _list(given))),
-    "logit_bias": _bias,
+# By what a parameter is, whatever it is called. Values may be written as strings, as Triton's own
+# example does.
+_READERS: Final[dict[type[Rule], Callable[[Given], object]]] = {
+    Whole: _whole,
+    WholeOrOff: _whole,
+    Seed: _whole,
+    Number: _number,
+    Texts: _stop,
+    TokenIds: lambda given: tuple(map(_whole, _list(given))),
+    Biases: _bias,
 }
-_BOUNDS: Final = tuple(field.name for field in fields(MediaBounds))
+_SAMPLING: Final = {name: rule for name, rule in SAMPLING.items() if name != "logprobs"}
 _GUIDES: Final[dict[str, Callable[[Given], Guide | None]]] = {
     "json_object": _json_object,
     "json_schema": _json_schema,

@@ -8,6 +8,7 @@ from typing import Any, Final
 import grpc
 from google.protobuf.message import Message
 
+from vlserve.doors.fields import fields_named
 from vlserve.doors.grpc.calls import (
     Context,
     Handlers,
@@ -148,17 +149,12 @@ class InferenceServicer:
         answers = Answers(request, known.id, self._service.info.model)
         bounds = (request.timeout_s, context.time_remaining())
         timeout_s = min((bound for bound in bounds if bound is not None), default=None)
-        try:
-            with counted(self._service, wire):
-                async with aclosing(self._service.chat(request.chat, timeout_s)) as chunks:
-                    async for chunk in chunks:
-                        answers.take(chunk)
-                        if request.is_stream and answers.is_worth_sending:
-                            yield answers.response()
-        except ServeError as error:
-            if error.field is not None:
-                error.field = request.callers_field(error.field)
-            raise
+        with fields_named(request.names), counted(self._service, wire):
+            async with aclosing(self._service.chat(request.chat, timeout_s)) as chunks:
+                async for chunk in chunks:
+                    answers.take(chunk)
+                    if request.is_stream and answers.is_worth_sending:
+                        yield answers.response()
         if not request.is_stream:
             yield answers.response()
 
@@ -177,7 +173,7 @@ def _handler(
     async def call(wire: Wire | None, context: Context) -> Message:
         async with errors_rendered(context):
             known = understood(wire)
-            refuse_unknown(known, "request")
+            refuse_unknown(known)
             return answer(known)
         raise AssertionError("the context above returns or raises")
 

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from vlserve.doors.grpc.calls import refuse_unknown
 from vlserve.doors.kserve.pb import inference_pb2 as pb
 from vlserve.errors import invalid
 
@@ -90,7 +89,6 @@ def requested(wire: pb.ModelInferRequest) -> set[str]:
     for i, sent in enumerate(wire.outputs):
         if sent.name not in _OUTPUT_OF:
             raise invalid(shown(sent.name) or f"outputs[{i}].name", "is no output of this model")
-        refuse_unknown(sent, sent.name)
         _refuse_parameters(sent)
     return {sent.name for sent in wire.outputs} or set(_OUTPUT_OF)
 
@@ -111,7 +109,6 @@ def write(response: pb.ModelInferResponse, name: str, elements: Sequence[Element
 def _count(sent: pb.ModelInferRequest.InferInputTensor, tensor: Tensor, max_images: int) -> int:
     """How many elements it says that it has."""
     name = tensor.name
-    refuse_unknown(sent, name)
     _refuse_parameters(sent)
     if sent.datatype != tensor.datatype:
         raise invalid(name, f"must be of type {tensor.datatype}")

@@ -2,8 +2,9 @@
 
 from collections.abc import Iterable
 from dataclasses import replace
-from typing import Any, Final
+from typing import Final
 
+from vlserve.doors.http.parameters import given_parameters
 from vlserve.doors.http.request_bounds import media_bounds
 from vlserve.doors.openai.chat_objects import (
     AnswerMessage,
@@ -13,6 +14,7 @@ from vlserve.doors.openai.chat_objects import (
     PromptTokensDetails,
 )
 from vlserve.doors.openai.chat_schema import (
+    PARAMETERS,
     ChatCompletionRequest,
     ChatMessage,
     ChatPart,
@@ -28,7 +30,6 @@ from vlserve.doors.openai.shared_convert import (
     input_image,
     refuse_many_parts,
     schema_guide,
-    stops,
     token_logprobs,
     total_of,
     url_of,
@@ -37,7 +38,6 @@ from vlserve.doors.openai.shared_schema import AnyText, JsonObjectFormat
 from vlserve.errors import invalid
 from vlserve.settings import LimitSettings
 from vlserve.types import (
-    MAX_TOKEN_ID,
     ChatRequest,
     Chunk,
     Guide,
@@ -49,7 +49,6 @@ from vlserve.types import (
     VideoRef,
 )
 
-_OFF: Final = -1  # of top_k, as vLLM writes it
 _NUM_FRAMES: Final = "media_io_kwargs.video.num_frames"
 _MAX_FRAMES: Final = "media_bounds.max_video_frames"
 
@@ -57,7 +56,7 @@ _MAX_FRAMES: Final = "media_bounds.max_video_frames"
 def chat_request(body: ChatCompletionRequest, limits: LimitSettings) -> ChatRequest:
     """What the caller asks for.
 
-    Raises ServeError(INVALID_ARGUMENT) naming a field of ours, for `callers_field`.
+    Raises ServeError(INVALID_ARGUMENT) naming a field of ours, for `names`.
     """
     refuse_many_parts(message.content for message in body.messages)
     if body.stream_options is not None and not body.stream:
@@ -70,18 +69,16 @@ def chat_request(body: ChatCompletionRequest, limits: LimitSettings) -> ChatRequ
     )
 
 
-def callers_field(field: str, body: ChatCompletionRequest) -> str:
-    """The caller's name for a field that another room named."""
+def names(body: ChatCompletionRequest) -> dict[str, str]:
+    """What the caller calls our fields."""
     names = {"logprobs": "top_logprobs", "guide": "response_format"}
-    if body.max_completion_tokens is not None:
+    if "max_completion_tokens" in given_parameters(body, PARAMETERS):
         names["max_tokens"] = "max_completion_tokens"
-    if body.min_tokens is None:
-        names["min_tokens"] = "ignore_eos"
-    if body.media_bounds is None or body.media_bounds.max_video_frames is None:
+    if _num_frames(body) is not None:
         names[_MAX_FRAMES] = _NUM_FRAMES
-    if field == "guide" and body.structured_outputs is not None:
-        return f"structured_outputs.{_structured_name(body.structured_outputs)}"
-    return names.get(field, field)
+    if body.structured_outputs is not None:
+        names["guide"] = f"structured_outputs.{_structured_name(body.structured_outputs)}"
+    return names
 
 
 def choices(chunks: Iterable[Chunk], *, with_logprobs: bool) -> list[Choice]:
@@ -161,50 +158,16 @@ def _num_frames(body: ChatCompletionRequest) -> int | None:
 
 
 def _sampling(body: ChatCompletionRequest, limits: LimitSettings) -> SamplingParams:
-    if body.top_logprobs is not None and not body.logprobs:
+    said = given_parameters(body, PARAMETERS)
+    top_logprobs = said.pop("top_logprobs", None)
+    if top_logprobs is not None and not body.logprobs:
         raise invalid("top_logprobs", "wants logprobs as well")
-    max_tokens = body.max_completion_tokens
-    if max_tokens is None:
-        max_tokens = limits.default_max_tokens if body.max_tokens is None else body.max_tokens
-    return SamplingParams(
-        max_tokens=max_tokens,
-        stop=stops(body.stop),
-        stop_token_ids=tuple(body.stop_token_ids or ()),
-        logit_bias=_logit_bias(body.logit_bias or {}),
-        top_k=_top_k(body.top_k),
-        logprobs=(body.top_logprobs or 0) if body.logprobs else None,
-        guide=_guide(body),
-        min_tokens=max_tokens if body.ignore_eos else body.min_tokens or 0,
-        **given(
-            temperature=body.temperature,
-            top_p=body.top_p,
-            seed=body.seed,
-            min_p=body.min_p,
-            presence_penalty=body.presence_penalty,
-            frequency_penalty=body.frequency_penalty,
-            repetition_penalty=body.repetition_penalty,
-            n=body.n,
-        ),
-    )
-
-
-def _top_k(said: int | None) -> int:
-    if said is not None and said > MAX_TOKEN_ID:
-        raise invalid("top_k", f"must be at most {MAX_TOKEN_ID}")
-    return 0 if said in (None, _OFF) else said
-
-
-def _logit_bias(said: dict[str, Any]) -> dict[int, float]:
-    biases = {}
-    for key, bias in said.items():
-        if not (key.isascii() and key.isdigit() and len(key) <= len(str(MAX_TOKEN_ID))):
-            raise invalid("logit_bias", "each name must be a token id")
-        if (token_id := int(key)) > MAX_TOKEN_ID:
-            raise invalid("logit_bias", "each name must be a token id")
-        if isinstance(bias, bool) or not isinstance(bias, int | float):
-            raise invalid("logit_bias", "each must be a number")
-        biases[token_id] = bias
-    return biases
+    values = {"max_tokens": limits.default_max_tokens, **said}
+    values["max_tokens"] = values.pop("max_completion_tokens", values["max_tokens"])
+    if body.ignore_eos:
+        values["min_tokens"] = values["max_tokens"]
+    logprobs = (top_logprobs or 0) if body.logprobs else None
+    return SamplingParams(**values, logprobs=logprobs, guide=_guide(body))
 
 
 def _guide(body: ChatCompletionRequest) -> Guide | None:

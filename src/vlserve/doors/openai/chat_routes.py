@@ -8,8 +8,9 @@ from typing import Any
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
+from vlserve.doors.fields import fields_named
 from vlserve.doors.http.body_route import AskingRoute
-from vlserve.doors.http.errors import CALL_REFUSALS, body_of, fields_named
+from vlserve.doors.http.errors import CALL_REFUSALS, body_of
 from vlserve.doors.http.streaming import EventStream, TimedAnswer, begun, event, whole
 from vlserve.doors.openai import chat_convert as convert
 from vlserve.doors.openai.chat_objects import (
@@ -39,7 +40,7 @@ def routes(service: Service, limits: LimitSettings) -> APIRouter:
     @router.post("/v1/chat/completions", response_model=ChatCompletion, responses=_RESPONSES)
     async def chat_completions(body: ChatCompletionRequest, request: Request) -> Response:
         """Answer a conversation of texts and pictures."""
-        with fields_named(lambda field: convert.callers_field(field, body)):
+        with fields_named(convert.names(body)):
             asked = convert.chat_request(body, limits)
             model = service.info.model
             answer = TimedAnswer(service.chat(asked))

@@ -1,15 +1,15 @@
 """What a caller of OpenAI's APIs may say. These classes are the OpenAPI document as well.
 
-Values out of bounds are refused by `types.SamplingParams`, as at every door: the bounds that stand
-here are told, not held. Of a list the first element that is wrong is told of, and no other is
+Of a list the first element that is wrong is told of, and no other is
 looked for (`fail_fast`): a list of all takes seconds.
 """
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field, Tag
 
 from vlserve.doors.http.body_model import Said, Text
+from vlserve.doors.http.parameters import with_parameters
 from vlserve.doors.http.request_bounds import RequestBounds
 from vlserve.doors.openai.shared_schema import (
     IGNORED,
@@ -19,21 +19,16 @@ from vlserve.doors.openai.shared_schema import (
     InputImagePart,
     JsonObjectFormat,
     JsonSchema,
-    Stop,
     told,
-    told_stop,
 )
-from vlserve.types import (
-    MAX_ANSWERS,
-    MAX_BIASED_TOKENS,
-    MAX_PARTS,
-    MAX_SEED,
-    MAX_STOP_TOKENS,
-    MAX_TOKEN_ID,
-    MAX_TOP_LOGPROBS,
-)
+from vlserve.types import MAX_PARTS, SAMPLING
 
-TokenId = Annotated[int, Field(ge=0, le=MAX_TOKEN_ID)]
+# By their names here: `logprobs` is a switch, and `max_completion_tokens` wins over `max_tokens`.
+PARAMETERS: Final = {
+    **{name: rule for name, rule in SAMPLING.items() if name != "logprobs"},
+    "max_completion_tokens": SAMPLING["max_tokens"],
+    "top_logprobs": SAMPLING["logprobs"],
+}
 
 
 class TextPart(Said):
@@ -134,44 +129,17 @@ class MediaIo(Said):
     video: VideoIo | None = None
 
 
+@with_parameters(PARAMETERS)
 class ChatCompletionRequest(Said):
     """A question: the turns of a conversation, and how to answer."""
 
     messages: Annotated[list[ChatMessage], Field(max_length=MAX_PARTS, fail_fast=True)]
     model: str | None = Field(None, description="a name out of /v1/models; left out: the one here")
-    max_completion_tokens: int | None = told("longest answer in tokens; left out: 200", minimum=1)
-    max_tokens: int | None = told("the same; max_completion_tokens wins", minimum=1)
-    temperature: float | None = told("left out: 0, which is greedy", minimum=0, maximum=2)
-    top_p: float | None = told("left out: 1, which is off", exclusiveMinimum=0, maximum=1)
-    n: int | None = told("so many answers", minimum=1, maximum=MAX_ANSWERS)
-    stop: Stop = told_stop()
-    seed: int | None = told("makes a sampled answer repeatable", minimum=0, maximum=MAX_SEED)
-    presence_penalty: float | None = told(
-        "taken off the score of a token that the answer holds", minimum=-2, maximum=2
-    )
-    frequency_penalty: float | None = told(
-        "and once more for each time it does", minimum=-2, maximum=2
-    )
-    logit_bias: dict[str, Any] | None = told(
-        "token id to what is added to its score, -100 to 100",
-        maxProperties=MAX_BIASED_TOKENS,
-        additionalProperties={"type": "number"},
-    )
     logprobs: bool | None = told("with each token, how likely the model found it")
-    top_logprobs: int | None = told(
-        "and so many likeliest tokens at its place", minimum=0, maximum=MAX_TOP_LOGPROBS
-    )
     response_format: ResponseFormat | None = told("what the answer must be")
     stream: bool | None = told("the answer in pieces, as server-sent events")
     stream_options: StreamOptions | None = told("with stream only")
 
-    top_k: int | None = told("0 or -1 is off", minimum=-1, maximum=MAX_TOKEN_ID)
-    min_p: float | None = told("0 is off", minimum=0, maximum=1)
-    repetition_penalty: float | None = told("1 is off", exclusiveMinimum=0, maximum=2)
-    min_tokens: int | None = told("no stop token before", minimum=0)
-    stop_token_ids: Annotated[list[TokenId], Field(fail_fast=True)] | None = told(
-        "each ends the answer", maxItems=MAX_STOP_TOKENS
-    )
     ignore_eos: bool | None = told("as min_tokens = max_tokens")
     structured_outputs: StructuredOutputs | None = told("what the answer must be")
     media_bounds: RequestBounds | None = told("what the request may hold of pictures and videos")

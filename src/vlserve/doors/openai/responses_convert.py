@@ -1,14 +1,15 @@
 """A request of `/v1/responses` -> ChatRequest, and Chunks -> a response object."""
 
-import re
 import time
 import uuid
 from collections.abc import Sequence
 from typing import Final
 
+from vlserve.doors.http.parameters import given_parameters
 from vlserve.doors.http.request_bounds import media_bounds
 from vlserve.doors.openai import shared_convert
 from vlserve.doors.openai.responses_schema import (
+    PARAMETERS,
     IncompleteDetails,
     InputMessage,
     InputPart,
@@ -35,18 +36,17 @@ from vlserve.types import (
     SamplingParams,
 )
 
-_FIELDS: Final = {
+_NAMES: Final = {
     "max_tokens": "max_output_tokens",
-    "min_tokens": "ignore_eos",
     "guide": "text.format",
+    "logprobs": "top_logprobs",
 }
-_LOGPROBS: Final = "top_logprobs"
 
 
 def chat_request(body: ResponseRequest, limits: LimitSettings) -> ChatRequest:
     """What the caller asks for.
 
-    Raises ServeError(INVALID_ARGUMENT) naming a field of ours, for `callers_field`.
+    Raises ServeError(INVALID_ARGUMENT) naming a field of ours, for `names`.
     """
     turns: list[Message[ImageRef]]
     if isinstance(body.input, str):
@@ -67,17 +67,14 @@ def chat_request(body: ResponseRequest, limits: LimitSettings) -> ChatRequest:
     )
 
 
-def callers_field(field: str, body: ResponseRequest) -> str:
-    """The caller's name for a field that another room named."""
-    if found := re.fullmatch(r"messages\[(\d+)\](.*)", field):
-        if isinstance(body.input, str):
-            return "input"
-        # Instructions are a turn of their own, unless the system's own turn took them in.
-        is_before = bool(body.instructions) and not _begins_with_system(body.input)
-        return f"input[{int(found[1]) - is_before}]{found[2]}"
-    if field == "messages":
-        return "input"
-    return _FIELDS.get(field, _LOGPROBS if field == "logprobs" else field)
+def names(body: ResponseRequest) -> dict[str, str]:
+    """What the caller calls our fields."""
+    if isinstance(body.input, str):
+        return _NAMES | {"messages[0]": "input", "messages[1]": "input", "messages": "input"}
+    # Instructions are a turn of their own, unless the system's own turn took them in.
+    num_before = int(bool(body.instructions) and not _begins_with_system(body.input))
+    turns = {f"messages[{i + num_before}]": f"input[{i}]" for i in range(len(body.input))}
+    return _NAMES | {"messages": "input", "messages[0]": "instructions"} | turns
 
 
 class Reply:
@@ -184,18 +181,16 @@ def _instructed(instructions: str, turns: list[Message[ImageRef]]) -> list[Messa
 
 
 def _sampling(body: ResponseRequest, limits: LimitSettings) -> SamplingParams:
-    wants_logprobs = bool(body.include) or body.top_logprobs is not None
-    max_tokens = body.max_output_tokens
-    if max_tokens is None:
-        max_tokens = limits.default_max_tokens
-    return SamplingParams(
-        max_tokens=max_tokens,
-        min_tokens=max_tokens if body.ignore_eos else 0,
-        stop=shared_convert.stops(body.stop),
-        logprobs=(body.top_logprobs or 0) if wants_logprobs else None,
-        guide=_guide(body),
-        **shared_convert.given(temperature=body.temperature, top_p=body.top_p),
-    )
+    said = given_parameters(body, PARAMETERS)
+    top_logprobs = said.pop("top_logprobs", None)
+    values = {
+        "max_tokens": said.pop("max_output_tokens", limits.default_max_tokens),
+        "logprobs": 0 if top_logprobs is None and body.include else top_logprobs,
+        **said,
+    }
+    if body.ignore_eos:
+        values["min_tokens"] = values["max_tokens"]
+    return SamplingParams(**values, guide=_guide(body))
 
 
 def _guide(body: ResponseRequest) -> Guide | None:

@@ -8,11 +8,12 @@ from fastapi import APIRouter, Request
 from pydantic import BaseModel
 from starlette.responses import Response
 
+from vlserve.doors.fields import fields_named
 from vlserve.doors.http.body_route import AskingRoute
-from vlserve.doors.http.errors import CALL_REFUSALS, body_of, fields_named
+from vlserve.doors.http.errors import CALL_REFUSALS, body_of
 from vlserve.doors.http.streaming import EventStream, TimedAnswer, begun, event, whole
 from vlserve.doors.openai import shared_convert
-from vlserve.doors.openai.responses_convert import Reply, callers_field, chat_request
+from vlserve.doors.openai.responses_convert import Reply, chat_request, names
 from vlserve.doors.openai.responses_schema import (
     OutputText,
     ResponseFailure,
@@ -39,7 +40,7 @@ def routes(service: Service, limits: LimitSettings) -> APIRouter:
     @router.post("/v1/responses", response_model=ResponseObject, responses=_RESPONSES)
     async def responses(body: ResponseRequest, request: Request) -> Response:
         """Answer a text or a conversation of texts and pictures. Nothing is stored."""
-        with fields_named(lambda field: callers_field(field, body)):
+        with fields_named(names(body)):
             asked = chat_request(body, limits)
             model = service.info.model
             answer = TimedAnswer(service.chat(asked))

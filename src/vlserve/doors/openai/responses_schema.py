@@ -1,10 +1,11 @@
 """What a caller of `/v1/responses` may say, and what it answers: texts and pictures, no tools."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, Field, Tag
 
 from vlserve.doors.http.body_model import Said, Text
+from vlserve.doors.http.parameters import with_parameters
 from vlserve.doors.http.request_bounds import RequestBounds
 from vlserve.doors.openai.chat_objects import TokenLogprobs
 from vlserve.doors.openai.shared_schema import (
@@ -14,11 +15,13 @@ from vlserve.doors.openai.shared_schema import (
     InputImagePart,
     JsonObjectFormat,
     JsonSchema,
-    Stop,
     told,
-    told_stop,
 )
-from vlserve.types import MAX_PARTS, MAX_TOP_LOGPROBS
+from vlserve.types import MAX_PARTS, SAMPLING
+
+# By their names here: there is one answer to a request.
+_NAMES: Final = {"max_tokens": "max_output_tokens", "logprobs": "top_logprobs"}
+PARAMETERS: Final = {_NAMES.get(name, name): SAMPLING[name] for name in SAMPLING if name != "n"}
 
 
 class InputText(Said):
@@ -77,6 +80,7 @@ class ResponseStreamOptions(Said):
 Included = Annotated[list[Literal["message.output_text.logprobs"]], Field(fail_fast=True)]
 
 
+@with_parameters(PARAMETERS)
 class ResponseRequest(Said):
     """A question: a text, or the turns of a conversation, and how to answer."""
 
@@ -87,16 +91,9 @@ class ResponseRequest(Said):
     ]
     model: str | None = Field(None, description="a name out of /v1/models; left out: the one here")
     instructions: Text | None = told("what the system says first")
-    max_output_tokens: int | None = told("longest answer in tokens; left out: 200", minimum=1)
-    temperature: float | None = told("left out: 0, which is greedy", minimum=0, maximum=2)
-    top_p: float | None = told("left out: 1, which is off", exclusiveMinimum=0, maximum=1)
     text: TextConfig | None = told("what the answer must be")
-    stop: Stop = told_stop()
     ignore_eos: bool | None = told("no stop token before max_output_tokens")
     include: Included | None = told("log-probabilities")
-    top_logprobs: int | None = told(
-        "and so many likeliest tokens at each place", minimum=0, maximum=MAX_TOP_LOGPROBS
-    )
     stream: bool | None = told("the answer in pieces, as server-sent events")
     stream_options: ResponseStreamOptions | None = told("with stream only")
     media_bounds: RequestBounds | None = told("what the request may hold of pictures")

@@ -56,11 +56,6 @@ def given(**values: Any) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value is not None}
 
 
-def stops(said: str | Sequence[str] | None) -> tuple[str, ...]:
-    """The texts that end an answer, said in one of their forms."""
-    return (said,) if isinstance(said, str) else tuple(said or ())
-
-
 def schema_guide(schema: Any) -> Guide:
     """A guide of a JSON schema. Raises ServeError(INVALID_ARGUMENT, field="guide")."""
     try:

@@ -1,14 +1,10 @@
 """What chat completions and responses may both say. The classes are the OpenAPI document too."""
 
-from typing import Annotated, Any, Final, Literal, TypeVar
+from typing import Any, Final, Literal, TypeVar
 
 from pydantic import Discriminator, Field
 
 from vlserve.doors.http.body_model import Said, Text
-from vlserve.types import (
-    MAX_STOP_CHARACTERS,
-    MAX_STOP_STRINGS,
-)
 
 IGNORED: Final = "ignored"
 
@@ -27,20 +23,6 @@ T = TypeVar("T")
 def told(text: str, **bounds: Any) -> Any:
     """An optional field with bounds for the document alone."""
     return Field(None, description=text, json_schema_extra=dict(bounds))
-
-
-Stop = Text | Annotated[list[Text], Field(fail_fast=True)] | None
-
-
-def told_stop() -> Any:
-    """The field of texts that end an answer."""
-    return told(
-        f"each ends the answer and is not part of it; at most {MAX_STOP_STRINGS} of 1 to"
-        f" {MAX_STOP_CHARACTERS} characters",
-        minLength=1,
-        maxLength=MAX_STOP_CHARACTERS,
-        maxItems=MAX_STOP_STRINGS,
-    )
 
 
 def _form(value: object) -> str:

@@ -11,9 +11,10 @@ from pydantic_core import from_json
 from starlette.datastructures import FormData, UploadFile
 from starlette.responses import Response
 
+from vlserve.doors.fields import fields_named
 from vlserve.doors.http.body_model import Said, Text
 from vlserve.doors.http.body_route import AskingRoute, fitted, said
-from vlserve.doors.http.errors import CALL_REFUSALS, ErrorDetail, body_of, fields_named
+from vlserve.doors.http.errors import CALL_REFUSALS, ErrorDetail, body_of
 from vlserve.doors.http.forms import FORM, form_of, media_type
 from vlserve.doors.http.request_bounds import RequestBounds, media_bounds
 from vlserve.doors.http.streaming import TimedAnswer, unless_gone, whole
@@ -24,6 +25,7 @@ from vlserve.types import ChatRequest, ImageRef, Message, Role, SamplingParams
 
 DEFAULT_PROMPT: Final = "Describe the image"
 _JSON: Final = "application/json"
+_NAMES: Final = {"messages": "prompt"}
 _FORM_FIELDS: Final = ("image", "prompt", "media_bounds")
 _SCHEMAS: Final = "#/components/schemas"  # of those that another call has as its body
 
@@ -106,7 +108,7 @@ def routes(service: Service, limits: LimitSettings) -> APIRouter:
         """Describe a picture, or answer a question about it."""
         picture, question = await _question(request)
         answer = TimedAnswer(service.chat(_asked(picture, question, limits)))
-        with fields_named(_callers_field):
+        with fields_named(_NAMES):
             chunks = await whole(request, answer)
         text = "".join(chunk.text for chunk in chunks)
         return Response(
@@ -136,10 +138,6 @@ def routes(service: Service, limits: LimitSettings) -> APIRouter:
         return Response(described.model_dump_json(), media_type=_JSON)
 
     return router
-
-
-def _callers_field(field: str) -> str:
-    return "prompt" if field == "messages" else field
 
 
 async def _question(request: Request) -> tuple[ImageRef, Question]:
@@ -187,8 +185,7 @@ async def _described(
     """The answer to each, or what it ended with."""
 
     async def one(index: int, question: PictureQuestion) -> str:
-        path = f"images[{index}]"
-        with fields_named(lambda field: f"{path}.{_callers_field(field)}"):
+        with fields_named(_NAMES, f"images[{index}]."):
             picture = _image_ref(question.image_data, "image_data")
             request = _asked(picture, question, limits)
             async with aclosing(service.chat(request)) as chunks:
