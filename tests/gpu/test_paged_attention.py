@@ -9,28 +9,37 @@ import subprocess
 import sys
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from triton.runtime import interpreter
 
 from vlserve.engines.native.gpu import kernels as paged
+from vlserve.engines.native.gpu import triton_kernels
 from vlserve.engines.native.gpu.kernels import PLAIN, TRITON, PagedKernels, choose_kernels
-
-try:
-    from vlserve.engines.native.gpu import triton_kernels
-except ImportError:
-    triton_kernels = None  # type: ignore[assignment]
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 PAGE_TOKENS = paged.PAGE_TOKENS
 # Rounding of one product of numbers of about 1, in the dtype of what comes out.
 TOLERANCE = {torch.float32: 1e-5, torch.float16: 4e-3, torch.bfloat16: 3e-2}
-needs_triton = pytest.mark.skipif(
-    triton_kernels is None, reason="Triton is not installed, nor is its interpreter"
-)
-BOTH = [PLAIN, pytest.param(TRITON, marks=needs_triton)]
-# Said by the interpreter of Triton 3.6 with NumPy 2.3; with 2.4 it does not run.
-pytestmark = pytest.mark.filterwarnings("ignore:Conversion of an array:DeprecationWarning")
-both_ways = pytest.mark.parametrize("kernels", BOTH, ids=["plain", "triton"])
+both_ways = pytest.mark.parametrize("kernels", [PLAIN, TRITON], ids=["plain", "triton"])
+
+
+@pytest.fixture(autouse=True)
+def bfloat16_products(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The interpreter keeps bfloat16 as 16 bits of a whole number, and multiplies those; here it
+    multiplies the numbers that they stand for. On a CUDA device there is no interpreter."""
+
+    def meant(operand: Any) -> Any:
+        if "bf16" not in str(operand.dtype):
+            return operand.data
+        return (operand.data.astype(np.uint32) << 16).view(np.float32)
+
+    def dot(_: Any, left: Any, right: Any, added: Any, *_options: Any) -> Any:
+        product = np.matmul(meant(left), meant(right), dtype=np.float32)
+        return interpreter.TensorHandle(product + added.data, added.dtype.scalar)
+
+    monkeypatch.setattr(interpreter.InterpreterBuilder, "create_dot", dot)
 
 
 class Case:
@@ -114,7 +123,7 @@ LENGTHS = [1, 0, 31, 32, 33, 64, 100, 0, 159]
 @pytest.mark.parametrize("head_dim", [16, 64, 80, 96, 128, 256])
 @pytest.mark.parametrize("group", [1, 3, 4, 7, 17])
 def test_equals_the_loop(kernels: PagedKernels, group: int, head_dim: int) -> None:
-    Case([1, 70, 0, 32], group=group, head_dim=head_dim).check(kernels)
+    Case([1, 70, 0], group=group, head_dim=head_dim).check(kernels)
 
 
 @both_ways
@@ -123,17 +132,18 @@ def test_equals_the_loop(kernels: PagedKernels, group: int, head_dim: int) -> No
 def test_any_dtype_and_window(
     kernels: PagedKernels, dtype: torch.dtype, window: int | None
 ) -> None:
-    if kernels is TRITON and dtype is torch.bfloat16 and DEVICE.type == "cpu":
-        pytest.skip("Triton's interpreter multiplies bits of bfloat16 as whole numbers")
     difference = Case(LENGTHS, dtype=dtype).check(kernels, window)
     print(f"{kernels.name} {dtype} window {window}: largest difference {difference:.1e}")
 
 
-@needs_triton
-@pytest.mark.parametrize("num_splits", [1, 2, 3, 8])
-def test_rows_shared_out_to_any_number_of_programs(num_splits: int) -> None:
-    case = Case(LENGTHS)
-    out = triton_kernels.attend(
+def test_the_kernels_run_in_the_interpreter_where_there_is_no_device() -> None:
+    """And not at all otherwise: their tests would pass for want of a kernel."""
+    is_interpreted = isinstance(triton_kernels._attend_kernel, interpreter.InterpretedFunction)
+    assert is_interpreted == (DEVICE.type == "cpu")
+
+
+def _shared_out(case: Case, max_shares: int, num_programs: int) -> torch.Tensor:
+    return triton_kernels.attend(
         case.query,
         case.keys,
         case.values,
@@ -141,18 +151,38 @@ def test_rows_shared_out_to_any_number_of_programs(num_splits: int) -> None:
         case.lengths,
         scaling=case.scaling,
         window=None,
-        num_splits=num_splits,
+        max_shares=max_shares,
+        num_programs=num_programs,
     )
+
+
+@pytest.mark.parametrize("max_shares", [1, 2, 16])
+@pytest.mark.parametrize("num_programs", [1, 3, 64])
+def test_shares_dealt_out_to_any_number_of_programs(max_shares: int, num_programs: int) -> None:
+    case = Case([300, 0, 31, 159], head_dim=16, num_kv_heads=1)
+    out = _shared_out(case, max_shares, num_programs)
     assert float((out.double().cpu() - case.naive()).abs().max()) <= TOLERANCE[torch.float32]
+    # Who computes a share changes no bit of it.
+    assert torch.equal(out, _shared_out(case, max_shares, num_programs + 1))
 
 
-@needs_triton
-def test_few_rows_are_shared_out_and_many_are_not() -> None:
-    splits = [triton_kernels.count_splits(rows, 8, 1024, 132) for rows in (1, 8, 32, 64)]
-    assert splits == [32, 4, 1, 1]
-    # No more programs than there are pages.
-    assert triton_kernels.count_splits(1, 8, 13, 132) == 8
-    assert triton_kernels.count_splits(1, 8, 1, 132) == 1
+@pytest.mark.parametrize("window", [None, 300])
+def test_a_row_has_the_same_bits_alone_and_in_company(window: int | None) -> None:
+    case = Case([1300, 40, 0, *[70] * 17, 129], head_dim=16, num_kv_heads=1)
+    together = case.attend(TRITON, window)
+    # 21 rows are padded to 32, a few to 16.
+    for rows in ([0], [1, 20], [20, 0, 2, 1]):
+        few = Case([1])
+        few.query, few.table, few.lengths = case.query[rows], case.table[rows], case.lengths[rows]
+        few.keys, few.values, few.scaling = case.keys, case.values, case.scaling
+        assert torch.equal(few.attend(TRITON, window), together[rows])
+
+
+def test_shares_fill_the_device_however_few_rows_there_are() -> None:
+    programs = triton_kernels.num_programs(132)
+    for kv_heads, shares in ((1, 64), (4, 64), (8, 64), (16, 64), (32, 32), (64, 16)):
+        assert triton_kernels.max_shares(kv_heads, 132) == shares
+        assert kv_heads * shares * 2 > programs or shares == triton_kernels.MAX_SHARES
 
 
 @both_ways
@@ -199,24 +229,29 @@ def test_tokens_go_to_their_places(kernels: PagedKernels, places: list[int]) -> 
 
 
 def test_without_triton_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vlserve.engines.native.gpu.kernels.triton_kernels", None)
+    monkeypatch.setitem(sys.modules, "vlserve.engines.native.gpu.triton_kernels", None)
+    monkeypatch.delattr("vlserve.engines.native.gpu.triton_kernels")
     case = Case([1])
-    with pytest.raises(RuntimeError, match="Triton"):
+    with pytest.raises(RuntimeError, match="needs Triton"):
         case.attend(TRITON)
-    with pytest.raises(RuntimeError, match="Triton"):
+    with pytest.raises(RuntimeError, match="needs Triton"):
         TRITON.write(case.query, case.query, case.keys, case.values, case.lengths.long())
 
 
-def test_imports_where_triton_is_not_installed() -> None:
-    hidden = (
-        "import sys; sys.modules['triton'] = None\n"
+def test_an_engine_needs_no_triton_on_a_cpu() -> None:
+    """Where it is installed no kernel is made, either."""
+    asked = (
+        "import sys, torch\n"
+        "import vlserve.engines.native.engine\n"
         "from vlserve.engines.native.gpu import kernels\n"
-        "assert kernels.triton_kernels is None\n"
+        "heads = {'num_heads': 2, 'num_kv_heads': 1, 'head_dim': 16}\n"
+        "chosen = kernels.choose_kernels(torch.device('cpu'), torch.float32, **heads)\n"
+        "assert chosen is kernels.PLAIN\n"
+        "assert 'vlserve.engines.native.gpu.triton_kernels' not in sys.modules\n"
     )
-    subprocess.run([sys.executable, "-c", hidden], check=True)
+    subprocess.run([sys.executable, "-c", asked], check=True)
 
 
-@needs_triton
 def test_a_head_that_the_kernel_cannot_do_is_refused() -> None:
     with pytest.raises(ValueError, match="head_dim 20"):
         Case([1], head_dim=20).attend(TRITON)
@@ -227,7 +262,6 @@ def test_the_plain_way_is_chosen_without_a_cuda_device() -> None:
     assert choose_kernels(torch.device("cpu"), torch.float32, **heads) is PLAIN
 
 
-@needs_triton
 def test_the_check_at_load_finds_wrong_numbers(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

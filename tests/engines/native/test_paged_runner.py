@@ -3,7 +3,6 @@
 import asyncio
 import math
 import random
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -85,9 +84,7 @@ async def test_a_family_tried_hard(
     assert min(chunks, cached, short.num_preempted) > 0
 
 
-@pytest.mark.skipif(find_spec("triton") is None, reason="Triton is not installed")
 @pytest.mark.skipif(torch.cuda.is_available(), reason="on a GPU see tests/gpu/test_engine.py")
-@pytest.mark.filterwarnings("ignore:Conversion of an array:DeprecationWarning")
 async def test_tokens_by_triton_in_its_interpreter(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -8,23 +8,16 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 import torch
 from torch.nn import functional
 
 from vlserve.engines.native.scheduling.pages import PAGE
 
-try:
-    from vlserve.engines.native.gpu import triton_kernels
-except ImportError as error:
-    triton_kernels = None  # type: ignore[assignment]
-    _missing: ImportError | None = error
-else:
-    _missing = None
-
 PAGE_TOKENS = PAGE
-# Where no device says how many multiprocessors it has: those of an H100.
-NUM_PROCESSORS = 132
+# On a CPU there is Triton's interpreter, which runs one program after the other.
+INTERPRETED_PROCESSORS = 2
 # Largest difference of the two ways in the check at load, on numbers of about 1.
 TOLERANCE = {torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
 _log = logging.getLogger(__name__)
@@ -46,19 +39,17 @@ def paged_attention(
     Hkv, D a multiple of 16 up to 256, the last dimension contiguous; `page_table`
     `i32[B, max_pages]`, whose entries past a row's pages are not read; `lengths` `i32[B]`: tokens
     to look at, the newest included. With `window` only the last `window` of them are seen. A row of
-    length 0 gives zeros. No sync with the device; can be recorded in a CUDA graph.
+    length 0 gives zeros. A row has the same bits alone and in company. No sync with the device; can
+    be recorded in a CUDA graph.
 
     Raises RuntimeError where Triton is not installed, ValueError for shapes it cannot do.
     """
-    if triton_kernels is None:
-        raise RuntimeError(f"paged attention by Triton: {_missing}")
+    kernels = _triton_kernels()
     head_dim = query.shape[2]
     if head_dim % 16 or head_dim > 256:
         raise ValueError(f"head_dim {head_dim} is no multiple of 16 up to 256")
-    num_splits = triton_kernels.count_splits(
-        query.shape[0], key_pages.shape[1], page_table.shape[1], _num_processors(query.device)
-    )
-    return triton_kernels.attend(
+    num_processors = _num_processors(query.device)
+    attended: torch.Tensor = kernels.attend(
         query,
         key_pages,
         value_pages,
@@ -66,8 +57,10 @@ def paged_attention(
         lengths,
         scaling=scaling,
         window=window,
-        num_splits=num_splits,
+        max_shares=kernels.max_shares(key_pages.shape[1], num_processors),
+        num_programs=kernels.num_programs(num_processors),
     )
+    return attended
 
 
 def write_pages(
@@ -82,9 +75,7 @@ def write_pages(
     `key` and `value` `[T, Hkv, D]`, `places` `i64[T]`, no two the same but -1: that row is nobody's
     and is dropped. No sync with the device. Raises RuntimeError where Triton is not installed.
     """
-    if triton_kernels is None:
-        raise RuntimeError(f"writing pages by Triton: {_missing}")
-    triton_kernels.write(key, value, key_pages, value_pages, places)
+    _triton_kernels().write(key, value, key_pages, value_pages, places)
 
 
 def plain_paged_attention(
@@ -220,9 +211,19 @@ def _check_triton(
                 raise RuntimeError(f"Triton's numbers are off by {difference:.2g}")
 
 
+def _triton_kernels() -> Any:
+    """Imported when it is first needed: an engine on a CPU starts without Triton, also where it is
+    installed."""
+    try:
+        from vlserve.engines.native.gpu import triton_kernels  # noqa: PLC0415 - as above
+    except ImportError as error:
+        raise RuntimeError(f"attention over pages needs Triton: {error}") from error
+    return triton_kernels
+
+
 @cache
 def _num_processors(device: torch.device) -> int:
     if device.type != "cuda":
-        return NUM_PROCESSORS
+        return INTERPRETED_PROCESSORS
     count: int = torch.cuda.get_device_properties(device).multi_processor_count
     return count
