@@ -144,12 +144,12 @@ Trial = Callable[[Service, NativeEngine, Patch], Awaitable[Timings]]
 
 
 async def slow_prompt(hall: Service, engine: NativeEngine, patch: Patch) -> Timings:
-    patch.setattr(engine._adapter, "prepare", slowed(engine._adapter.prepare, LONG_S))
+    patch.setattr(engine.intake.adapter, "prepare", slowed(engine.intake.adapter.prepare, LONG_S))
     return await asked(hall, ImageRef(fresh()))
 
 
 async def slow_tower(hall: Service, engine: NativeEngine, patch: Patch) -> Timings:
-    patch.setattr(engine._adapter, "encode", slowed(engine._adapter.encode, LONG_S))
+    patch.setattr(engine.intake.adapter, "encode", slowed(engine.intake.adapter.encode, LONG_S))
     return await asked(hall, ImageRef(fresh()))
 
 
@@ -235,7 +235,9 @@ async def test_a_stage_under_another_name_is_found_out(
 async def test_a_second_question_about_a_picture_waits_for_no_tower(
     hall: Service, engine: NativeEngine, monkeypatch: Patch
 ) -> None:
-    monkeypatch.setattr(engine._adapter, "encode", slowed(engine._adapter.encode, LONG_S))
+    monkeypatch.setattr(
+        engine.intake.adapter, "encode", slowed(engine.intake.adapter.encode, LONG_S)
+    )
     data = fresh()
     first, again = await asked(hall, ImageRef(data)), await asked(hall, ImageRef(data))
     unseen = await asked(hall, ImageRef(fresh()))

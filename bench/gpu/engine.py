@@ -75,8 +75,8 @@ async def _measure(model: Any, report: Report, load: Load) -> None:
     engine = NativeEngine(ModelSettings(name="random weights"), settings)
     # There is no folder: the weights were made on the device. The runner is a GPU's everywhere.
     with (
-        mock.patch("vlserve.engines.native.engine.load_model", return_value=adapter),
-        mock.patch("vlserve.engines.native.engine.runner_kind", return_value=PagedRunner),
+        mock.patch("vlserve.engines.native.loading.load_model", return_value=adapter),
+        mock.patch("vlserve.engines.native.loading.runner_kind", return_value=PagedRunner),
     ):
         await engine.start()
     try:

@@ -10,9 +10,10 @@ from unittest import mock
 import torch
 
 from vlserve.engines.base import Begun, Engine
-from vlserve.engines.native.cpu.runner import Runner
+from vlserve.engines.native.cpu.runner import SlotRunner
 from vlserve.engines.native.engine import NativeEngine
 from vlserve.engines.native.gpu.runner import PagedRunner
+from vlserve.engines.native.sampling.logits import Logits
 from vlserve.engines.native.scheduling.sequence import Sequence
 from vlserve.settings import EngineSettings, ModelSettings
 from vlserve.types import Chunk, FinishReason, Request, Usage
@@ -75,20 +76,20 @@ async def running(
 def recorded_logits(engine: NativeEngine) -> dict[str, list[torch.Tensor]]:
     """Where the logits of every coming step are kept, by request."""
     kept: dict[str, list[torch.Tensor]] = {}
-    sample = engine._sampler.sample
+    pick = engine._sampler.pick
 
-    def keep(logits: torch.Tensor, sequences: tuple[Sequence, ...]) -> list[int | Exception]:
-        for row, sequence in zip(logits, sequences, strict=True):
-            kept.setdefault(sequence.id, []).append(row.clone())
-        return sample(logits, sequences)
+    def keep(logits: Logits, sequences: tuple[Sequence, ...]) -> list[int | Exception]:
+        for row, sequence in zip(logits.rows(), sequences, strict=True):
+            kept.setdefault(sequence.id, []).append(row)
+        return pick(logits, sequences)
 
-    engine._sampler.sample = keep  # type: ignore[method-assign]
+    engine._sampler.pick = keep  # type: ignore[method-assign]
     return kept
 
 
 def on_pages() -> AbstractContextManager[object]:
     """Engines that start meanwhile run as on a GPU: pages, two calls a step, plain kernels."""
-    return mock.patch("vlserve.engines.native.engine.runner_kind", return_value=PagedRunner)
+    return mock.patch("vlserve.engines.native.loading.runner_kind", return_value=PagedRunner)
 
 
 def paged_runner_of(engine: NativeEngine) -> PagedRunner:
@@ -97,7 +98,7 @@ def paged_runner_of(engine: NativeEngine) -> PagedRunner:
     return engine._runner
 
 
-def runner_of(engine: NativeEngine) -> Runner:
+def runner_of(engine: NativeEngine) -> SlotRunner:
     """The runner of an engine that batches."""
-    assert isinstance(engine._runner, Runner)
+    assert isinstance(engine._runner, SlotRunner)
     return engine._runner

@@ -17,6 +17,8 @@ from unittest import mock
 from tests.faults.held import Hold, Phase, held, note
 from vlserve.engines import catalog, worker
 from vlserve.engines.native import engine as native
+from vlserve.engines.native import intake, loading
+from vlserve.engines.native.sampling.logits import Logits
 from vlserve.engines.native.scheduling import scheduler
 from vlserve.engines.native.scheduling.memory import Memory
 from vlserve.engines.native.scheduling.pages import PAGE
@@ -92,20 +94,14 @@ class HeldScheduler(Scheduler):
             )
 
 
-class HeldEngine(native.NativeEngine):
-    """See above."""
+class HeldIntake(intake.Intake):
+    """Notes sequences and pictures."""
 
-    async def start(self) -> None:
-        await super().start()
-        asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, self._tell)
-        gc.collect()
-        gc.freeze()  # so that to look for what is still held takes no time
-
-    async def _prepare(self, request: Request) -> Prompt:
+    async def _prompt(self, request: Request) -> Prompt:
         hold = _hold(request)
         if hold is not None:
             _HOLDS[request.id] = hold
-        prompt = await super()._prepare(request)
+        prompt = await super()._prompt(request)
         for image in prompt.images:
             if hold is not None and hold.phase is Phase.ENCODE:
                 _HOLDS[image.key] = hold
@@ -128,7 +124,24 @@ class HeldEngine(native.NativeEngine):
         _SEQUENCES.add(sequence)
         return sequence
 
-    def _picked(self, plan: Plan) -> list[int | Exception]:
+
+class HeldEngine(native.NativeEngine):
+    """See above."""
+
+    async def start(self) -> None:
+        await super().start()
+        run = self._runner.run
+
+        def held_run(plan: Plan) -> Logits:
+            self._hold_step(plan)
+            return run(plan)
+
+        self._runner.run = held_run  # type: ignore[method-assign]
+        asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, self._tell)
+        gc.collect()
+        gc.freeze()  # so that to look for what is still held takes no time
+
+    def _hold_step(self, plan: Plan) -> None:
         note("step")
         time.sleep(STEP_S)
         for prefill in plan.prefills:
@@ -140,13 +153,11 @@ class HeldEngine(native.NativeEngine):
             is_there = len(sequence.token_ids) >= NUM_TOKENS
             if hold is not None and hold.phase is Phase.STEP and is_there:
                 hold.wait()
-        return super()._picked(plan)
 
     def _tell(self) -> None:
         gc.collect()
-        assert self._encoder is not None
         now = self.load()
-        kept = self._images._images.values()
+        kept = self.intake.images._images.values()
         cached = {id(array) for image in kept for array in image.inputs.values()}
         cached |= {id(image_features(image).rows) for image in kept}
         alive = [array for each in _ARRAYS if (array := each()) is not None]
@@ -156,7 +167,7 @@ class HeldEngine(native.NativeEngine):
             slots=now.num_running,
             waiting=now.num_waiting,
             pages=self._scheduler.memory.pages.num_pages - now.num_free_pages,
-            towers_queue=len(self._encoder._queue),
+            towers_queue=len(self.intake.encoder._queue),
             sequences=len(_SEQUENCES),
             pictures=sum(id(array) not in cached for array in alive),
         )
@@ -169,8 +180,9 @@ def _hold(request: Request) -> Hold | None:
 def main() -> None:
     """The worker, with all of this in it."""
     mock.patch.object(worker, "Channel", HeldChannel).start()
-    mock.patch.object(native, "Encoder", HeldEncoder).start()
-    mock.patch.object(native, "Scheduler", HeldScheduler).start()
+    mock.patch.object(intake, "Encoder", HeldEncoder).start()
+    mock.patch.object(native, "Intake", HeldIntake).start()
+    mock.patch.object(loading, "Scheduler", HeldScheduler).start()
     scheduler.IDLE_STEP_TOKENS = PAGE  # type: ignore[misc]
     catalog.ENGINES["native"] = (__name__, HeldEngine.__name__)
     worker.main()

@@ -17,6 +17,7 @@ from vlserve.catalogue.image_tokens import (
     Unpadded,
 )
 from vlserve.models.errors import ModelError
+from vlserve.models.kv_cache import kv_cache_bytes
 
 CONVERSATION_TOKENS: Final = 4096
 ITEM_BYTES: Final = {"float32": 4, "bfloat16": 2, "float16": 2}
@@ -39,11 +40,14 @@ class Decoder:
     max_tokens: int
 
     def cache_bytes(self, tokens: int, dtype: str) -> int:
-        """Keys and values of `tokens` tokens in all layers, in bytes.
-
-        An upper bound where some layers see a window only.
-        """
-        return 2 * self.layers * self.kv_heads * self.head_dim * ITEM_BYTES[dtype] * tokens
+        """Keys and values of `tokens` tokens in all layers, in bytes."""
+        return kv_cache_bytes(
+            tokens,
+            num_layers=self.layers,
+            num_kv_heads=self.kv_heads,
+            head_dim=self.head_dim,
+            item_bytes=ITEM_BYTES[dtype],
+        )
 
 
 @dataclass(frozen=True)

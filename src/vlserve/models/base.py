@@ -182,7 +182,8 @@ class ModelAdapter:
         prompt = self.prepare(messages)
         inputs = self.joint_inputs(pictures) if pictures else {}
         whole = ((0, len(prompt.token_ids)),)
-        return replace(prompt, images=(PromptImage("", "", inputs),), blocks=whole)
+        nowhere = np.empty(0, np.int64)
+        return replace(prompt, images=(), places=nowhere, blocks=whole, inputs=inputs)
 
     def joint_inputs(self, pictures: Sequence[Image]) -> Arrays:
         """What the processor makes of the pictures of one conversation."""
@@ -198,8 +199,7 @@ class ModelAdapter:
         ids = torch.tensor([[*prompt.token_ids, *token_ids]], device=self.model.device)
         is_image = (ids == self.image_id).long()
         tensors = {"token_type_ids": is_image, "mm_token_type_ids": is_image}
-        for image in prompt.images:
-            tensors |= {name: self._tensor(value) for name, value in image.inputs.items()}
+        tensors |= {name: self._tensor(value) for name, value in prompt.inputs.items()}
         accepted = {name: value for name, value in tensors.items() if name in self._accepted}
         return self.model(input_ids=ids, use_cache=use_cache, **accepted)
 

@@ -50,7 +50,8 @@ class Prompt:
     `i64[P, T]` are rotary positions, None where they are 0, 1, 2 and so on; P is 3 where they
     have a time, a height and a width, and `position_shift` is what lies between the index of a
     token of the answer and its position. Tokens of one of `blocks` (first and last + 1) see each
-    other in both directions.
+    other in both directions. For a forward pass that sees the pictures itself, `inputs` are theirs
+    together, and there are no `images` and no `places`.
     """
 
     token_ids: tuple[int, ...]
@@ -60,3 +61,4 @@ class Prompt:
     positions: npt.NDArray[np.int64] | None = field(default=None, repr=False)
     position_shift: int = 0
     blocks: tuple[tuple[int, int], ...] = ()
+    inputs: Arrays = field(default_factory=dict, repr=False)

@@ -10,6 +10,7 @@ from vlserve.engines.native.cpu.batch import Batch, DecodeRows, decode_rows
 from vlserve.engines.native.cpu.packed_linear import pack_linears
 from vlserve.engines.native.cpu.slot_attention import slot_attention
 from vlserve.engines.native.cpu.slot_cache import SlotCache
+from vlserve.engines.native.runners.cache_shape import CacheShape
 
 NUM_SLOTS, NUM_TOKENS, HEAD_DIM = 8, 1040, 32
 LENGTHS = (3, 16, 37, 130, 208, 300, 513, 1030)
@@ -42,11 +43,9 @@ def test_rows_do_not_depend_on_each_other(
     torch.manual_seed(num_threads)
     monkeypatch.setattr(team, "PART_BYTES", 1024)  # so that they are divided, few as they are
     cache = SlotCache(
-        num_layers=1,
+        CacheShape(1, num_heads, num_kv_heads, HEAD_DIM),
         num_slots=NUM_SLOTS,
-        num_kv_heads=num_kv_heads,
         num_tokens=NUM_TOKENS,
-        head_dim=HEAD_DIM,
         dtype=torch.float32,
         num_pages=1,
     )

@@ -41,9 +41,9 @@ async def test_a_count_is_what_the_model_takes(family: str, tmp_path: Path) -> N
             assert count.image_tokens == usage.image_tokens
             pictures = [each for message in wanted.messages for each in message.pictures()]
             for each, counted in zip(pictures, count.images, strict=True):
-                inputs = engine._adapter.prompt_image(each).inputs
+                inputs = engine.intake.adapter.prompt_image(each).inputs
                 with torch.inference_mode():
-                    assert counted.tokens == engine._adapter.encode(inputs).num_tokens
+                    assert counted.tokens == engine.intake.adapter.encode(inputs).num_tokens
                 assert (counted.width, counted.height) == (each.width, each.height)
                 num_pictures += 1
         wide = Image(np.full((50, 100, 3), 90, np.uint8), "wide")

@@ -109,7 +109,7 @@ async def test_a_model_that_is_not_batched_takes_two_details_where_they_are_one(
     folder = written(family, tmp_path / "model")
     mixed = Message(Role.USER, (large(1, Detail.LOW), "and", large(2, Detail.AUTO), "?"))
     refusing = mock.Mock(side_effect=NotBatchedError("on purpose"))
-    with mock.patch("vlserve.engines.native.engine.check_batching", refusing):
+    with mock.patch("vlserve.engines.native.loading.check_batching", refusing):
         async with running(folder) as engine:
             assert not engine.info.is_batched
             if is_taken:

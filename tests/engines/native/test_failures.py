@@ -27,21 +27,20 @@ def internal(outcome: object) -> bool:
 
 async def test_a_prompt_that_breaks_fails_alone(tiny_folder: Path) -> None:
     async with running(tiny_folder) as engine:
-        prepare = engine._adapter.prepare
+        prepare = engine.intake.adapter.prepare
 
         def breaks(messages: tuple[Message[Image], ...], seen: Seen) -> Prompt:
             if messages is REQUESTS[1].messages:
                 raise RuntimeError("secret")
             return prepare(messages, seen)
 
-        engine._adapter.prepare = breaks  # type: ignore[assignment, method-assign]
+        engine.intake.adapter.prepare = breaks  # type: ignore[assignment, method-assign]
         await one_fails(engine, 1)
 
 
 async def test_pictures_that_break_the_tower_fail_alone(tiny_folder: Path) -> None:
     async with running(tiny_folder) as engine:
-        assert engine._encoder is not None
-        see = engine._encoder._see
+        see = engine.intake.encoder._see
         keys = [[p.key for m in each.messages for p in m.pictures()] for each in REQUESTS]
         index = next(i for i, of_request in enumerate(keys) if of_request)
 
@@ -50,7 +49,7 @@ async def test_pictures_that_break_the_tower_fail_alone(tiny_folder: Path) -> No
                 raise RuntimeError("secret")
             see(tenant, image)
 
-        engine._encoder._see = breaks  # type: ignore[method-assign]
+        engine.intake.encoder._see = breaks  # type: ignore[method-assign]
         await one_fails(engine, index)
 
 
@@ -127,7 +126,7 @@ async def test_text_far_beyond_the_context_is_refused_before_it_is_tokenised(
         def never(*messages: object) -> Prompt:
             raise AssertionError("tokenised")
 
-        engine._adapter.prepare = never  # type: ignore[assignment, method-assign]
+        engine.intake.adapter.prepare = never  # type: ignore[assignment, method-assign]
         with pytest.raises(ServeError, match="characters do not fit") as refused:
             await answer(engine, Request("long", (Message(Role.USER, ("word " * 100_000,)),)))
     assert refused.value.code is Code.INVALID_ARGUMENT

@@ -10,7 +10,6 @@ import torch
 from bench.gpu.decoder import PagedDecoder
 from bench.gpu.model import TOY, make_config, make_model
 from vlserve.engines.native.gpu.cuda_graphs import (
-    NOT_FINITE,
     CudaRecorder,
     DecodeGraphs,
     DecodeInputs,
@@ -18,11 +17,11 @@ from vlserve.engines.native.gpu.cuda_graphs import (
     DecodeRow,
     EagerRecorder,
     Recorded,
-    best_tokens,
     bucket_of,
     buckets,
 )
 from vlserve.engines.native.gpu.kernels import PAGE_TOKENS, PLAIN, choose_kernels
+from vlserve.engines.native.sampling.logits import NOT_FINITE, best_tokens
 
 CPU = torch.device("cpu")
 VOCAB_SIZE = 50

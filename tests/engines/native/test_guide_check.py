@@ -177,17 +177,17 @@ async def test_a_good_guide_is_tried_once(
         async def never(source: str) -> None:
             raise AssertionError(source)
 
-        monkeypatch.setattr(engine._guides._check, "check", never)
+        monkeypatch.setattr(engine.intake.guides._check, "check", never)
         again = await answer(engine, asked(Guide(GuideKind.REGEX, "[a-c]{3}")))
         assert again.token_ids == first.token_ids
         with pytest.raises(AssertionError):
             await answer(engine, asked(Guide(GuideKind.REGEX, "[a-c]{4}")))
         monkeypatch.undo()
         for i in range(300):
-            engine._guides._known[Guide(GuideKind.REGEX, f"a{i}")] = None
-            await engine._guides.matcher(guide)
-        assert len(engine._guides._known) <= 256
-        worker = engine._guides._check._worker
+            engine.intake.guides._known[Guide(GuideKind.REGEX, f"a{i}")] = None
+            await engine.intake.guides.matcher(guide)
+        assert len(engine.intake.guides._known) <= 256
+        worker = engine.intake.guides._check._worker
         assert worker is not None
         assert worker.returncode is None
     assert worker.returncode is not None
@@ -206,7 +206,7 @@ async def test_the_worker_ends_with_an_engine_whose_step_thread_died(
         with pytest.raises(ServeError):
             await answer(engine, asked(Guide(GuideKind.REGEX, "a")))
         await engine.ended()
-        worker = engine._guides._check._worker
+        worker = engine.intake.guides._check._worker
         assert worker is not None
     assert worker.returncode is not None
 
@@ -217,21 +217,22 @@ async def test_the_same_guide_many_times_at_once_is_tried_once(
     good, bad = Guide(GuideKind.REGEX, "[a-c]{3}"), Guide(GuideKind.REGEX, "[")
     async with running(tiny_folder) as engine:
         tried: list[str] = []
-        check = engine._guides._check.check
+        check = engine.intake.guides._check.check
 
         async def counted(source: str) -> None:
             tried.append(source)
             await check(source)
 
-        monkeypatch.setattr(engine._guides._check, "check", counted)
+        monkeypatch.setattr(engine.intake.guides._check, "check", counted)
         outcomes = await asyncio.gather(
-            *(engine._guides.matcher(guide) for guide in [good, bad] * 8), return_exceptions=True
+            *(engine.intake.guides.matcher(guide) for guide in [good, bad] * 8),
+            return_exceptions=True,
         )
-        leaver = asyncio.create_task(engine._guides.matcher(Guide(GuideKind.REGEX, "x")))
+        leaver = asyncio.create_task(engine.intake.guides.matcher(Guide(GuideKind.REGEX, "x")))
         await asyncio.sleep(0)
         leaver.cancel()
-        await engine._guides.matcher(Guide(GuideKind.REGEX, "x"))
-        assert not engine._guides._trials
+        await engine.intake.guides.matcher(Guide(GuideKind.REGEX, "x"))
+        assert not engine.intake.guides._trials
     assert len(tried) == 3
     assert sum(isinstance(each, ServeError) for each in outcomes) == 8
 
@@ -240,7 +241,7 @@ async def test_a_tokenizer_without_bytes_guides_nothing(
     tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with running(tiny_folder) as engine:
-        monkeypatch.setattr(engine._vocabulary, "trie", None)
+        monkeypatch.setattr(engine.intake.vocabulary, "trie", None)
         with pytest.raises(ServeError, match="tokenizer does not allow") as caught:
             await answer(engine, asked(Guide(GuideKind.REGEX, "a")))
     assert caught.value.field == "guide"

@@ -201,7 +201,7 @@ async def test_a_guide_that_fails_in_mid_answer_fails_alone(
     async with running(tiny_folder, max_running=5) as engine:
         alone = [(await answer(engine, each)).token_ids for each in requests]
         made: list[Matcher] = []
-        fill, admitted = Matcher.fill, engine._guides.matcher
+        fill, admitted = Matcher.fill, engine.intake.guides.matcher
 
         async def remembered(guide: Guide) -> Matcher:
             made.append(await admitted(guide))
@@ -212,7 +212,7 @@ async def test_a_guide_that_fails_in_mid_answer_fails_alone(
                 raise GuideError("secret")
             fill(matcher, mask)  # type: ignore[arg-type]
 
-        monkeypatch.setattr(engine._guides, "matcher", remembered)
+        monkeypatch.setattr(engine.intake.guides, "matcher", remembered)
         monkeypatch.setattr(Matcher, "fill", breaks)
         tasks = [asyncio.create_task(answer(engine, each)) for each in requests]
         outcomes = await asyncio.gather(*tasks, return_exceptions=True)

@@ -28,13 +28,13 @@ def asked(name: str, image: Image, question: str, tenant: str = "") -> Request:
 def counted(engine: NativeEngine) -> list[int]:
     """Grows by one for each picture that the tower sees."""
     seen: list[int] = []
-    encode = engine._adapter.encode
+    encode = engine.intake.adapter.encode
 
     def count(inputs: Arrays) -> ImageFeatures:
         seen.append(1)
         return encode(inputs)
 
-    engine._adapter.encode = count  # type: ignore[method-assign]
+    engine.intake.adapter.encode = count  # type: ignore[method-assign]
     return seen
 
 
@@ -67,8 +67,7 @@ async def test_nothing_is_kept_of_a_picture_whose_asker_left_before_its_turn(
 ) -> None:
     rng = random.Random(0)
     async with running(tiny_folder) as engine:
-        encoder = engine._encoder
-        assert encoder is not None
+        encoder = engine.intake.encoder
         is_let, see, submit = threading.Event(), encoder._see, encoder.submit
         pixels: list[weakref.ref[np.ndarray]] = []
 
@@ -102,7 +101,7 @@ async def test_nothing_is_kept_of_a_picture_whose_asker_left_before_its_turn(
 async def test_without_room_each_is_seen_anew(tiny_folder: Path, mib: int) -> None:
     image = picture(random.Random(0))
     async with running(tiny_folder) as engine:
-        engine._images._num_left = mib * 1024 * 1024
+        engine.intake.images._num_left = mib * 1024 * 1024
         seen = counted(engine)
         answers = [await answer(engine, asked(str(i), image, "a")) for i in range(3)]
     assert len(seen) == (1 if mib else 3)

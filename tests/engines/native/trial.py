@@ -24,9 +24,8 @@ from tests.asked import QUESTIONS, request
 from tests.engines.collect import Answer, answer, recorded_logits, running
 from tests.families import FAMILIES, MEDIUM, write_family
 from tests.oracle import Oracle
-from vlserve.engines.native.cpu.runner import Runner
+from vlserve.engines.native.cpu.runner import SlotRunner
 from vlserve.engines.native.engine import NativeEngine
-from vlserve.engines.native.runners.base import StepRunner
 from vlserve.engines.native.scheduling import scheduler
 from vlserve.engines.native.scheduling.pages import PAGE, num_pages
 from vlserve.engines.native.scheduling.scheduler import Scheduler
@@ -88,8 +87,7 @@ def requests(seed: str, count: int) -> list[Request]:
 def empty_memory(engine: NativeEngine) -> Scheduler:
     """Nothing is known any more."""
     runner = engine._runner
-    assert isinstance(runner, StepRunner)
-    if isinstance(runner, Runner):
+    if isinstance(runner, SlotRunner):
         runner.cache._kept.clear()
     engine._scheduler = Scheduler(runner.max_running, runner.memory(), PAGE)
     return engine._scheduler

@@ -11,6 +11,7 @@ import torch
 
 from vlserve.engines.native.cpu.slot_cache import SlotCache
 from vlserve.engines.native.cpu.threads import Team
+from vlserve.engines.native.runners.masks import blocks_between, hidden_keys, show_blocks
 from vlserve.engines.native.scheduling.pages import PAGE, round_up
 from vlserve.engines.native.scheduling.scheduler import Prefill
 from vlserve.engines.native.scheduling.sequence import Sequence
@@ -110,12 +111,10 @@ def decode_rows(
     ends = np.zeros((last - first, 1), dtype=np.int64)
     ends[np.subtract(slots, first), 0] = positions
     keys = np.arange(key_length)
-    masks = {}
-    for reach in reaches:
-        is_hidden = keys > ends
-        if reach is not None:
-            is_hidden |= keys <= ends - reach
-        masks[reach] = _mask(is_hidden, dtype, device)[:, None, None, :]
+    masks = {
+        reach: _mask(hidden_keys(ends, keys, reach), dtype, device)[:, None, None, :]
+        for reach in reaches
+    }
     return DecodeRows(
         slots=torch.tensor(slots, device=device),
         positions=torch.tensor(positions, device=device),
@@ -143,17 +142,14 @@ def prompt_rows(
     for page in range(prefill.start // PAGE, (prefill.end - 1) // PAGE + 1):
         first = max(prefill.start, page * PAGE)
         last = min(prefill.end, (page + 1) * PAGE)
-        seen = [block for block in blocks if block[0] < last and first < block[1]]
+        seen = blocks_between(blocks, first, last)
         num_keys = round_up(max((page + 1) * PAGE, *(block[1] for block in seen), 0))
         rows = np.arange(first, last)[:, None]
         keys = np.arange(num_keys)
         masks = {}
         for reach in reaches:
-            is_hidden = keys > rows
-            if reach is not None:
-                is_hidden |= keys <= rows - reach
-            for low, high in seen:
-                is_hidden[max(low, first) - first : high - first, low:high] = False
+            is_hidden = hidden_keys(rows, keys, reach)
+            show_blocks(is_hidden, first, seen)
             masks[reach] = _mask(is_hidden, dtype, device)
         offset = start - prefill.start
         pages.append(QueryBlock(first + offset, last + offset, num_keys, masks))

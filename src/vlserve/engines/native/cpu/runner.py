@@ -9,8 +9,9 @@ from vlserve.engines.native.cpu.packed_linear import pack_linears
 from vlserve.engines.native.cpu.slot_attention import ATTENTION, slot_attention
 from vlserve.engines.native.cpu.slot_cache import SlotCache, make_cache
 from vlserve.engines.native.cpu.threads import Team
-from vlserve.engines.native.runners.base import StepRunner, joined
+from vlserve.engines.native.runners.batched import BatchedRunner, joined
 from vlserve.engines.native.runners.cache_shape import cache_bytes
+from vlserve.engines.native.sampling.logits import Logits
 from vlserve.engines.native.scheduling.memory import SlotMemory
 from vlserve.engines.native.scheduling.pages import round_up
 from vlserve.engines.native.scheduling.scheduler import Plan
@@ -24,8 +25,8 @@ STEP_TOKENS_OF_MANY = 32
 ROWS_STEP = 16
 
 
-class Runner(StepRunner):
-    """A StepRunner whose sequences have a slot of the cache each."""
+class SlotRunner(BatchedRunner):
+    """A BatchedRunner whose sequences have a slot of the cache each."""
 
     def __init__(self, adapter: ModelAdapter, settings: EngineSettings) -> None:
         self._cache = make_cache(
@@ -49,16 +50,16 @@ class Runner(StepRunner):
 
     @property
     def step_tokens(self) -> int:
-        """See StepRunner."""
+        """See Runner."""
         return STEP_TOKENS if self._is_small else STEP_TOKENS_OF_MANY
 
     def memory(self) -> SlotMemory:
-        """See StepRunner."""
+        """See Runner."""
         return SlotMemory(self._cache.num_pages, self._cache)
 
-    def run(self, plan: Plan) -> torch.Tensor:
-        """See StepRunner."""
-        return self.forward(self.batch(plan))
+    def run(self, plan: Plan) -> Logits:
+        """See Runner."""
+        return Logits(self.forward(self.batch(plan)), self._suppressed)
 
     def batch(self, plan: Plan) -> Batch:
         """The step's tensors."""
@@ -99,7 +100,7 @@ class Runner(StepRunner):
         )
 
     def forward(self, batch: Batch) -> torch.Tensor:
-        """`f32[num_sequences, vocab_size]`: the logits of each sequence's next token."""
+        """`[num_sequences, vocab_size]`: the logits of each sequence's next token."""
         hidden = self._decoder(
             inputs_embeds=batch.inputs_embeds,
             position_ids=batch.position_ids,
@@ -110,4 +111,4 @@ class Runner(StepRunner):
         if not len(batch.logit_rows):
             return torch.empty(0, self._adapter.text_config.vocab_size, device=self._device)
         logits: torch.Tensor = self._head(hidden[0].index_select(0, batch.logit_rows))
-        return logits.float()
+        return logits

@@ -15,36 +15,30 @@ class SlotCache:
     """`keys[layer]` and `values[layer]`: `[num_slots, num_kv_heads, num_tokens, head_dim]`.
 
     A slot is address space for a whole context; memory is taken as tokens come and given back when
-    the slot is cleared. Copies of known pages, `[2 * num_layers, num_kv_heads, PAGE, head_dim]`
-    each, are kept beside. Nothing here counts: whoever uses it keeps to `num_pages`.
+    the slot is cleared. Copies of cached pages, `[2 * num_layers, num_kv_heads, PAGE, head_dim]`
+    each, are kept beside. Nothing here counts: the caller keeps to `num_pages` in all, which take
+    `num_bytes`.
     """
 
     def __init__(
         self,
+        shape: CacheShape,
         *,
-        num_layers: int,
         num_slots: int,
-        num_kv_heads: int,
         num_tokens: int,
-        head_dim: int,
         dtype: torch.dtype,
         num_pages: int,
     ) -> None:
-        shape = (num_slots, num_kv_heads, num_tokens, head_dim)
+        size = (num_slots, shape.num_kv_heads, num_tokens, shape.head_dim)
         self.num_slots = num_slots
         self.num_tokens = num_tokens
         self.num_pages = num_pages
-        self.page_bytes = 2 * num_layers * num_kv_heads * PAGE * head_dim * dtype.itemsize
-        spaces = [_Space(shape, dtype) for _ in range(2 * num_layers)]
-        self._spaces = spaces
-        self.keys = [space.tensor for space in spaces[:num_layers]]
-        self.values = [space.tensor for space in spaces[num_layers:]]
+        self.num_bytes = num_pages * shape.page_bytes(dtype)
+        self._spaces = [_Space(size, dtype) for _ in range(2 * shape.num_layers)]
+        tensors = [space.tensor for space in self._spaces]
+        self.keys = tensors[: shape.num_layers]
+        self.values = tensors[shape.num_layers :]
         self._kept: dict[int, torch.Tensor] = {}
-
-    @property
-    def num_bytes(self) -> int:
-        """What it may take in all, bytes."""
-        return self.num_pages * self.page_bytes
 
     def clear(self, slot: int, num_tokens: int) -> None:
         """Zero the first `num_tokens` of a slot.
@@ -119,11 +113,9 @@ def make_cache(
     shape = CacheShape.of(text_config)
     pages = shape.num_pages(cache_bytes, dtype)
     return SlotCache(
-        num_layers=shape.num_layers,
+        shape,
         num_slots=max_running,
-        num_kv_heads=shape.num_kv_heads,
         num_tokens=min(pages, num_pages(text_config.max_position_embeddings)) * PAGE,
-        head_dim=shape.head_dim,
         dtype=dtype,
         num_pages=pages,
     )

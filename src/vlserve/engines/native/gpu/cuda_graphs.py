@@ -12,13 +12,14 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
+from vlserve.engines.native.sampling.logits import best_tokens
+
 # Rows for which a step is recorded: dense where a padding row costs a large share.
 SMALL_BUCKETS = (1, 2, 4, 8, 16, 24, 32, 48, 64)
 BUCKET_STEP = 32
 # Runs of a step before it is recorded: kernels are compiled and libraries set up by then.
 NUM_WARM_UPS = 2
 NOBODY = -1
-NOT_FINITE = -1
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,14 +239,6 @@ class DecodeGraphs:
             return DecodeOutputs(logits, best_tokens(logits, self._suppressed))
 
         return run
-
-
-def best_tokens(logits: torch.Tensor, suppressed: torch.Tensor) -> torch.Tensor:
-    """`i64[B]`: of each row of `[B, vocab_size]` the token with the largest logit that is not one
-    of `suppressed` `i64[S]`; NOT_FINITE where that is no finite number."""
-    best, tokens = logits.index_fill(1, suppressed, -torch.inf).max(dim=-1)
-    # Not by `torch.where`, which copies a number of the host's to the device and waits for it.
-    return tokens.masked_fill(~best.isfinite(), NOT_FINITE)
 
 
 def buckets(max_rows: int) -> tuple[int, ...]:

@@ -4,7 +4,7 @@ A call is either a row for each of several sequences that decode, as it is recor
 graph, or the rows of parts of prompts.
 """
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,7 @@ from vlserve.engines.native.gpu.cuda_graphs import DecodeInputs
 from vlserve.engines.native.gpu.kernels import PagedKernels
 from vlserve.engines.native.gpu.page_cache import PagedCache
 from vlserve.engines.native.runners.layer import LayerStep, refuse_changed_scores
+from vlserve.engines.native.runners.masks import blocks_between, hidden_keys, show_blocks
 from vlserve.engines.native.scheduling.pages import PAGE, num_pages
 from vlserve.engines.native.scheduling.scheduler import Prefill
 from vlserve.models.transfer import to_device
@@ -131,24 +132,16 @@ def prompt_pages(
     first, last = prefill.start, prefill.end
     rows = torch.arange(first, last, device=device).unsqueeze(1)
     keys = torch.arange(last, device=device)
+    # A part never ends inside a block.
+    blocks = blocks_between(prefill.sequence.prompt.blocks, first, last)
     masks = {}
     for reach in reaches:
-        is_hidden = keys > rows
-        if reach is not None:
-            is_hidden |= keys <= rows - reach
-        for low, high in _blocks(prefill):
-            is_hidden[max(low, first) - first : high - first, low:high].fill_(False)
+        is_hidden = hidden_keys(rows, keys, reach)
+        show_blocks(is_hidden, first, blocks)
         mask = torch.zeros(is_hidden.shape, dtype=dtype, device=device)
         masks[reach] = mask.masked_fill_(is_hidden, -torch.inf).repeat(group, 1)
     pages = torch.tensor(prefill.sequence.pages[: num_pages(last)])
     return PromptPages(start, start + last - first, to_device(pages, device), last, masks)
-
-
-def _blocks(prefill: Prefill) -> Iterator[tuple[int, int]]:
-    """The blocks that it has tokens of. A part never ends inside one."""
-    for low, high in prefill.sequence.prompt.blocks:
-        if low < prefill.end and prefill.start < high:
-            yield low, high
 
 
 def places_of(prefill: Prefill) -> torch.Tensor:

@@ -7,7 +7,6 @@ from collections.abc import Sequence as Seq
 import torch
 
 from vlserve.engines.native.gpu.cuda_graphs import (
-    NOT_FINITE,
     CudaRecorder,
     DecodeGraphs,
     DecodeInputs,
@@ -15,7 +14,6 @@ from vlserve.engines.native.gpu.cuda_graphs import (
     DecodeRow,
     EagerRecorder,
     Recorder,
-    best_tokens,
 )
 from vlserve.engines.native.gpu.kernels import choose_kernels
 from vlserve.engines.native.gpu.page_attention import (
@@ -26,14 +24,15 @@ from vlserve.engines.native.gpu.page_attention import (
     prompt_pages,
 )
 from vlserve.engines.native.gpu.page_cache import PagedCache
-from vlserve.engines.native.runners.base import StepRunner, joined
+from vlserve.engines.native.runners.batched import BatchedRunner, joined
 from vlserve.engines.native.runners.cache_shape import CacheShape, cache_bytes
+from vlserve.engines.native.sampling.logits import Logits, best_tokens
 from vlserve.engines.native.scheduling.memory import PagedMemory
 from vlserve.engines.native.scheduling.pages import PAGE, num_pages
 from vlserve.engines.native.scheduling.scheduler import Plan, Prefill
 from vlserve.engines.native.scheduling.sequence import Sequence
 from vlserve.models.base import ModelAdapter
-from vlserve.models.transfer import to_device, to_host
+from vlserve.models.transfer import to_device
 from vlserve.settings import EngineSettings
 
 _log = logging.getLogger(__name__)
@@ -42,8 +41,8 @@ _log = logging.getLogger(__name__)
 STEP_TOKENS = 512
 
 
-class PagedRunner(StepRunner):
-    """A StepRunner whose sequences have pages of the cache, known ones together.
+class PagedRunner(BatchedRunner):
+    """A BatchedRunner whose sequences have pages of the cache and share cached ones.
 
     Rows that decode are replayed from a CUDA graph where there is one; the rest of a step follows
     on the same stream. The host waits for the device once a step, for the tokens.
@@ -65,9 +64,6 @@ class PagedRunner(StepRunner):
         )
         super().__init__(adapter, ATTENTION, page_attention, settings.max_running)
         self._group = shape.num_heads // shape.num_kv_heads
-        self._suppressed = torch.tensor(
-            adapter.rules.suppressed, dtype=torch.long, device=self._device
-        )
         # Pages of the longest row of the step.
         self._widest = 1
         self._graphs = self._recorded()
@@ -79,31 +75,28 @@ class PagedRunner(StepRunner):
 
     @property
     def step_tokens(self) -> int:
-        """See StepRunner."""
+        """See Runner."""
         return STEP_TOKENS
 
     def memory(self) -> PagedMemory:
-        """See StepRunner."""
+        """See Runner."""
         return PagedMemory(self._cache.num_pages)
 
-    def run(self, plan: Plan) -> torch.Tensor:
-        """See StepRunner."""
-        parts = [self._decode(plan.decodes).logits] if plan.decodes else []
-        if plan.prefills:
-            parts.append(self._prefill(plan.prefills))
-        return torch.cat(parts).float()
-
-    def greedy(self, plan: Plan) -> list[int | Exception]:
-        """The best token for each of the plan's sequences that the model does not suppress, chosen
-        on the device; ArithmeticError for a row whose numbers are not finite."""
-        picked = [self._decode(plan.decodes).greedy] if plan.decodes else []
-        if plan.prefills:
-            picked.append(best_tokens(self._prefill(plan.prefills), self._suppressed))
-        if not plan.sequences:
-            return []
-        tokens = to_host(torch.cat(picked))
-        broken = ArithmeticError("the logits are not finite")
-        return [broken if token == NOT_FINITE else token for token in tokens]
+    def run(self, plan: Plan) -> Logits:
+        """See Runner."""
+        if not plan.prefills:
+            decoded = self._decode(plan.decodes)
+            return Logits(decoded.logits, self._suppressed, decoded.greedy)
+        parts = []
+        if plan.decodes:
+            parts.append(self._decode(plan.decodes))
+        rows = self._prefill(plan.prefills)
+        parts.append(DecodeOutputs(rows, best_tokens(rows, self._suppressed)))
+        return Logits(
+            torch.cat([part.logits for part in parts]),
+            self._suppressed,
+            torch.cat([part.greedy for part in parts]),
+        )
 
     def _recorded(self) -> DecodeGraphs:
         if self._kernels.can_graph:

@@ -1,161 +1,60 @@
-"""What runners of a batch share: the model, and what its decoder reads of prompts."""
+"""What every runner promises to the engine."""
 
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any, Protocol
+from collections.abc import Sequence
+from typing import Protocol
 
-import numpy as np
-import torch
-from transformers import AttentionInterface
-
+from vlserve.engines.native.sampling.logits import Logits
 from vlserve.engines.native.scheduling.memory import Memory
-from vlserve.engines.native.scheduling.scheduler import Plan, Prefill
-from vlserve.models.base import ModelAdapter
-from vlserve.models.features import image_features
-from vlserve.models.transfer import to_device
-
-# Below this many parameters a kernel is over before a second thread has begun: threads that wait
-# for each other made steps 1.3 to 3 times longer on two cores.
-MANY_PARAMETERS = 50_000_000
+from vlserve.engines.native.scheduling.scheduler import Plan
+from vlserve.models.base import Seen
+from vlserve.models.prompt import Prompt
+from vlserve.types import Image, Message
 
 
-class Cache(Protocol):
-    """Keys and values. `num_tokens`: the longest sequence that it holds."""
+class Runner(Protocol):
+    """Computes the steps of one loaded model.
 
-    num_pages: int
-    num_tokens: int
+    Used by one thread, which calls `enter_thread` first, under `torch.inference_mode`; `prepare`
+    may be called from any thread.
+    """
 
     @property
-    def num_bytes(self) -> int:
-        """What it may take in all, bytes."""
-
-
-class StepRunner(ABC):
-    """A loaded model whose decoder attends by `function`, registered as `attention`, over a KV
-    cache of the engine's. Used by one thread, under `torch.inference_mode`."""
-
-    def __init__(
-        self, adapter: ModelAdapter, attention: str, function: Callable[..., Any], max_running: int
-    ) -> None:
-        self.max_running = max_running
-        self._adapter = adapter
-        self._device = torch.device(adapter.model.device)
-        self._dtype: torch.dtype = adapter.model.dtype
-        self._reaches = _reaches(adapter.text_config)
-        self._is_small = adapter.model.num_parameters() < MANY_PARAMETERS
-        self._num_threads = torch.get_num_threads()
-        self.enter_thread()
-        AttentionInterface.register(attention, function)
-        # The decoder alone: the vision tower attends as it always does.
-        self._attention = attention
-        self._plain_attention: str = adapter.text_config._attn_implementation
-        adapter.text_config._attn_implementation = attention
+    def is_batched(self) -> bool:
+        """Whether sequences run together, by the engine's own attention."""
 
     @property
-    @abstractmethod
-    def cache(self) -> Cache:
-        """The KV cache."""
-
-    @abstractmethod
-    def memory(self) -> Memory:
-        """A new account of the cache, in which nobody owns anything and nothing is known."""
-
-    @property
-    @abstractmethod
-    def step_tokens(self) -> int:
-        """Tokens of prompts in a step that others who decode wait for."""
-
-    @abstractmethod
-    def run(self, plan: Plan) -> torch.Tensor:
-        """`f32[num_sequences, vocab_size]`, the caller's own: the logits of each next token that
-        the plan wants."""
+    def max_running(self) -> int:
+        """The most sequences of a plan."""
 
     @property
     def max_context_tokens(self) -> int:
         """The longest prompt and answer together."""
-        most: int = self._adapter.text_config.max_position_embeddings
-        return min(most, self.cache.num_tokens)
 
-    def enter_thread(self) -> None:
-        """Called by each thread that uses the runner: torch counts threads for each apart."""
-        if self._device.type == "cpu" and self._is_small:
-            torch.set_num_threads(1)
+    @property
+    def step_tokens(self) -> int:
+        """The most prompt tokens of a step in which others decode."""
+
+    @property
+    def cache_bytes(self) -> int:
+        """The bound of its KV cache in bytes; 0 where the engine owns none."""
 
     @property
     def tower_threads(self) -> int:
-        """How many threads of a CPU the vision tower takes. Always as many: some of its kernels
-        have other last bits with more."""
-        if self._device.type != "cpu" or self._is_small:
-            return 1
-        return max(1, self._num_threads // 2)
+        """Threads of a CPU for the vision tower. A constant: some of its kernels have other last
+        bits with another number."""
 
-    @contextmanager
-    def plain_attention(self) -> Iterator[None]:
-        """The decoder attends as Transformers has it, for as long as the context lasts."""
-        self.close()
-        try:
-            yield
-        finally:
-            self._adapter.text_config._attn_implementation = self._attention
+    def prepare(self, messages: Sequence[Message[Image]], seen: Seen) -> Prompt:
+        """The prompt of a conversation, as its plans want it. Raises as `ModelAdapter.prepare`."""
+
+    def memory(self) -> Memory:
+        """A new account of the KV cache: nothing is allocated and nothing is cached."""
+
+    def enter_thread(self) -> None:
+        """Called by each thread that uses the runner: torch counts threads for each apart."""
+
+    def run(self, plan: Plan) -> Logits:
+        """Compute a plan: a row for each of `plan.sequences`. The rows are read before the next
+        call. A plan that failed may be run again, whole or in part."""
 
     def close(self) -> None:
         """Give the model its own attention back."""
-        self._adapter.text_config._attn_implementation = self._plain_attention
-
-    def _embedded(self, prefill: Prefill) -> torch.Tensor:
-        """`[T, hidden_size]`."""
-        sequence = prefill.sequence
-        return self._adapter.embed(
-            sequence.prompt, sequence.all_token_ids, prefill.start, prefill.end
-        )
-
-    def _positions(self, prefill: Prefill) -> torch.Tensor:
-        """`i64[P, T]`: the prompt's own, and what follows it counted on."""
-        prompt, start, end = prefill.sequence.prompt, prefill.start, prefill.end
-        after = torch.arange(start, end, device=self._device).unsqueeze(0) + prompt.position_shift
-        if prompt.positions is None:
-            return after
-        own = to_device(prompt.positions[:, start:end].copy(), self._device)
-        return torch.cat((own, after[:, own.shape[1] :].expand(len(own), -1)), dim=1)
-
-    def _deepstack(
-        self, prefills: Sequence[Prefill], first_row: int, num_rows: int
-    ) -> dict[str, Any]:
-        """The decoder's arguments that add picture features to rows of prompts in deeper layers.
-
-        The first prompt's first row is `first_row` of `num_rows`.
-        """
-        rows: list[int] = []
-        parts: list[tuple[torch.Tensor, ...]] = []
-        start = first_row
-        for prefill in prefills:
-            prompt = prefill.sequence.prompt
-            first, last = np.searchsorted(prompt.places, (prefill.start, prefill.end))
-            layers = [image_features(image).deepstack for image in prompt.images]
-            if first < last and layers[0]:
-                rows += (prompt.places[first:last] - prefill.start + start).tolist()
-                joined = (torch.cat(each)[first:last] for each in zip(*layers, strict=True))
-                parts.append(tuple(joined))
-            start += prefill.end - prefill.start
-        if not parts:
-            return {}
-        is_visual = torch.zeros(num_rows, dtype=torch.bool, device=self._device)
-        is_visual.index_fill_(0, to_device(torch.tensor(rows), self._device), True)
-        return {
-            "visual_pos_masks": is_visual.unsqueeze(0),
-            "deepstack_visual_embeds": [torch.cat(layer) for layer in zip(*parts, strict=True)],
-        }
-
-
-def joined(positions: Sequence[torch.Tensor]) -> torch.Tensor:
-    """`[1, T]`, or `[3, 1, T]` where a prompt has three positions a token."""
-    width = max(each.shape[0] for each in positions)
-    whole = torch.cat([each.expand(width, -1) for each in positions], dim=1)
-    return whole if width == 1 else whole.unsqueeze(1)
-
-
-def _reaches(text_config: Any) -> tuple[int | None, ...]:
-    """The distances over which the decoder's layers attend; None is any distance."""
-    window: int | None = getattr(text_config, "sliding_window", None)
-    return (None,) if window is None else (None, window)

@@ -6,6 +6,7 @@ from typing import Any, Final
 import torch
 
 from vlserve.engines.native.scheduling.pages import PAGE
+from vlserve.models.kv_cache import kv_cache_bytes
 from vlserve.settings import CPU_CACHE_MIB, HELD_BACK, MIB
 
 # Of a GPU, for what a step, the vision tower and recorded steps need beside weights and cache.
@@ -34,7 +35,13 @@ class CacheShape:
 
     def page_bytes(self, dtype: torch.dtype) -> int:
         """Keys and values of a page in all layers, bytes."""
-        return 2 * self.num_layers * self.num_kv_heads * PAGE * self.head_dim * dtype.itemsize
+        return kv_cache_bytes(
+            PAGE,
+            num_layers=self.num_layers,
+            num_kv_heads=self.num_kv_heads,
+            head_dim=self.head_dim,
+            item_bytes=dtype.itemsize,
+        )
 
     def num_pages(self, cache_bytes: int, dtype: torch.dtype) -> int:
         """Pages within a bound. Raises ValueError when it does not hold two."""

@@ -6,7 +6,7 @@ from typing import Final
 import numpy as np
 import torch
 
-from vlserve.engines.native.runners.base import StepRunner
+from vlserve.engines.native.runners.batched import BatchedRunner
 from vlserve.engines.native.scheduling.scheduler import Scheduler
 from vlserve.engines.native.scheduling.sequence import Sequence
 from vlserve.engines.native.text.detokenizer import Detokenizer
@@ -23,7 +23,7 @@ class NotBatchedError(Exception):
     """Says why a model cannot be batched."""
 
 
-def check_batching(adapter: ModelAdapter, runner: StepRunner) -> None:
+def check_batching(adapter: ModelAdapter, runner: BatchedRunner) -> None:
     """Answer two short requests together, one about a picture, and compare their logits.
 
     Tokens are not compared: in half precision two equal ways may differ in the one that wins.
@@ -52,7 +52,7 @@ def check_batching(adapter: ModelAdapter, runner: StepRunner) -> None:
 
 
 def _answers(
-    adapter: ModelAdapter, runner: StepRunner, prompts: list[Prompt]
+    adapter: ModelAdapter, runner: BatchedRunner, prompts: list[Prompt]
 ) -> list[tuple[list[int], torch.Tensor]]:
     """Greedy tokens of each prompt and the logits `f32[NUM_TOKENS, vocab_size]` they came from."""
     scheduler = Scheduler(runner.max_running, runner.memory())
@@ -77,7 +77,7 @@ def _answers(
     rows: dict[str, list[torch.Tensor]] = {sequence.id: [] for sequence in sequences}
     while scheduler.has_work:
         plan = scheduler.plan()
-        logits = runner.run(plan)
+        logits = runner.run(plan).rows()
         for sequence, row in zip(plan.sequences, logits, strict=True):
             rows[sequence.id].append(row)
         allowed = logits.index_fill(1, ruled_out.to(logits.device), -torch.inf)

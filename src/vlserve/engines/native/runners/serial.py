@@ -1,36 +1,54 @@
 """One request at a time, by the model's own forward pass: for a model that cannot be batched."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 
-from vlserve.engines.native.scheduling.scheduler import Plan
-from vlserve.models.base import ModelAdapter
+from vlserve.engines.native.sampling.logits import Logits
+from vlserve.engines.native.scheduling.memory import WholeMemory
+from vlserve.engines.native.scheduling.scheduler import IDLE_STEP_TOKENS, Plan
+from vlserve.models.base import ModelAdapter, Seen
+from vlserve.models.prompt import Prompt
+from vlserve.types import Image, Message
 
 
 class SerialRunner:
-    """As Runner, for plans of one sequence whose prompt comes whole."""
+    """A Runner for plans of one sequence whose prompt comes whole."""
+
+    is_batched = False
+    max_running = 1
+    step_tokens = IDLE_STEP_TOKENS
+    cache_bytes = 0
+    # The tower is part of the forward pass.
+    tower_threads = 1
 
     def __init__(self, adapter: ModelAdapter) -> None:
         self._adapter = adapter
         self._past: Any = None
+        device = adapter.model.device
+        self._suppressed = torch.tensor(adapter.rules.suppressed, dtype=torch.long, device=device)
 
     @property
     def max_context_tokens(self) -> int:
-        """The longest prompt and answer together."""
+        """See Runner."""
         most: int = self._adapter.text_config.max_position_embeddings
         return most
 
-    @property
-    def tower_threads(self) -> int:
-        """The tower is part of the forward pass here, on no thread of its own."""
-        return 1
+    def prepare(self, messages: Sequence[Message[Image]], seen: Seen) -> Prompt:
+        """See Runner. The forward pass sees all pictures itself, known ones too."""
+        del seen
+        return self._adapter.prepare_whole(messages)
+
+    def memory(self) -> WholeMemory:
+        """See Runner."""
+        return WholeMemory()
 
     def enter_thread(self) -> None:
-        """Nothing to set."""
+        """See Runner."""
 
-    def run(self, plan: Plan) -> torch.Tensor:
-        """`f32[1, vocab_size]`: the logits of the next token."""
+    def run(self, plan: Plan) -> Logits:
+        """See Runner."""
         if plan.prefills:
             sequence = plan.prefills[0].sequence
             output = self._adapter.forward(sequence.prompt, sequence.token_ids, use_cache=True)
@@ -42,5 +60,7 @@ class SerialRunner:
                 use_cache=True,
             )
         self._past = output.past_key_values
-        logits: torch.Tensor = output.logits[:, -1]
-        return logits.float()
+        return Logits(output.logits[:, -1], self._suppressed)
+
+    def close(self) -> None:
+        """See Runner."""

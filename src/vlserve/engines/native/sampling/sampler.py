@@ -15,6 +15,7 @@ from transformers.generation.logits_process import (
     TopPLogitsWarper,
 )
 
+from vlserve.engines.native.sampling.logits import Logits
 from vlserve.engines.native.sampling.logprobs import token_logprob
 from vlserve.engines.native.scheduling.sequence import Sequence
 from vlserve.engines.native.text.matcher import GuideError
@@ -57,14 +58,19 @@ class Sampler:
         self._suppressed = torch.tensor(rules.suppressed, dtype=torch.long, device=device)
         self._generators: WeakKeyDictionary[Sequence, torch.Generator] = WeakKeyDictionary()
 
+    def pick(self, logits: Logits, sequences: tuple[Sequence, ...]) -> list[int | Exception]:
+        """The next token of each row, or what failed for that row alone.
+
+        Each sequence's guide is taken a token further, and its `logprobs` are those of the token.
+        """
+        if self.is_greedy(sequences):
+            return logits.best()
+        return self.sample(logits.rows(), sequences)
+
     def sample(
         self, logits: torch.Tensor, sequences: tuple[Sequence, ...]
     ) -> list[int | Exception]:
-        """The next token of each row, or what failed for that row alone.
-
-        `logits` `f32[num_sequences, vocab_size]` is changed in place. Each sequence's guide is
-        taken a token further, and its `logprobs` are those of the token.
-        """
+        """As `pick`, of `f32[num_sequences, vocab_size]`, which is changed in place."""
         if not sequences:
             return []
         plain = {

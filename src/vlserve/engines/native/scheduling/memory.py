@@ -135,6 +135,31 @@ class PagedMemory:
         sequence.pages = []
 
 
+class WholeMemory:
+    """Memory of a model that keeps the keys and values of its one sequence itself. No pages, and no
+    prefix cache."""
+
+    def __init__(self) -> None:
+        self.pages = Pages(0)
+
+    def admit(self, sequence: Sequence, num_spare: int) -> bool:
+        """See Memory."""
+        del num_spare
+        sequence.admit(0)
+        return True
+
+    def grow(self, sequence: Sequence) -> bool:
+        """See Memory."""
+        del sequence
+        return True
+
+    def publish(self, sequence: Sequence) -> None:
+        """See Memory."""
+
+    def release(self, sequence: Sequence) -> None:
+        """See Memory."""
+
+
 def _grow(pages: Pages, sequence: Sequence) -> bool:
     if num_pages(sequence.num_tokens) > len(sequence.pages):
         if not pages.num_free:
