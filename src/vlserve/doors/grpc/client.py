@@ -16,10 +16,11 @@ from vlserve.settings import MIB
 from vlserve.types import ChatRequest, Chunk
 
 _CONNECT_S: Final = 1.0
-_CHANNEL: Final = (
+CHANNEL: Final = (
     ("grpc.max_reconnect_backoff_ms", 5_000),  # a server that was restarted is found soon
     ("grpc.keepalive_time_ms", 30_000),  # one that is gone without a word is found as well
-    ("grpc.keepalive_timeout_ms", 20_000),
+    ("grpc.http2.ping_timeout_ms", 20_000),
+    ("grpc.http2.max_pings_without_data", 0),  # for as long as a call takes, not twice
     ("grpc.enable_http_proxy", 0),  # the environment's would be asked for this machine as well
 )
 
@@ -34,7 +35,7 @@ class GrpcClient:
             options=(
                 ("grpc.max_send_message_length", bound),
                 ("grpc.max_receive_message_length", bound),
-                *_CHANNEL,
+                *CHANNEL,
             ),
         )
         send, receive = pb.VisionRequest.SerializeToString, pb.VisionResponse.FromString

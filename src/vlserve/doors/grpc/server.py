@@ -4,22 +4,24 @@ from typing import Final
 
 import grpc
 import grpc.aio
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
+from grpc_health.v1 import health
 
+from vlserve.doors.grpc import reflection
 from vlserve.doors.grpc.calls import Handlers
+from vlserve.doors.grpc.health import Health
 from vlserve.doors.grpc.vision import SERVICE, VisionServicer
 from vlserve.service.service import Service
 from vlserve.settings import MIB, GrpcSettings, LimitSettings
 
 # For the last bytes of calls that have ended; health watchers would stay for ever.
 _CLOSE_GRACE_S: Final = 1.0
-_CHANNEL: Final = (
+# gRPC takes an option that it does not know without a word: the effect of each is tested.
+CHANNEL: Final = (
     ("grpc.so_reuseport", 0),  # a second server on the same port is an error, not a lottery
     ("grpc.keepalive_time_ms", 60_000),  # finds dead clients, whose work then stops
-    ("grpc.keepalive_timeout_ms", 20_000),
+    ("grpc.http2.ping_timeout_ms", 20_000),
     ("grpc.keepalive_permit_without_calls", 1),
-    ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
+    ("grpc.http2.max_ping_strikes", 0),  # clients may ping as often as they like, idle or not
 )
 
 
@@ -30,14 +32,9 @@ class GrpcDoor:
         self._settings = settings
         bound = limits.max_message_mib * MIB
         self._server = grpc.aio.server(
-            options=(
-                *_CHANNEL,
-                ("grpc.max_receive_message_length", bound),
-                ("grpc.max_send_message_length", bound),
-            )
+            options=(*CHANNEL, ("grpc.max_receive_message_length", bound))
         )
-        self._health = health.aio.HealthServicer()  # type: ignore[attr-defined]  # not in the stubs
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        self._health = Health()
         self._names: list[str] = []
         self._is_serving = False
         self._port = 0
@@ -46,6 +43,9 @@ class GrpcDoor:
     def add(self, name: str, handlers: Handlers) -> None:
         """Answer for one more service, by its full name; before the start."""
         self._names.append(name)
+        self._answer_for(name, handlers)
+
+    def _answer_for(self, name: str, handlers: Handlers) -> None:
         self._server.add_generic_rpc_handlers(
             (grpc.method_handlers_generic_handler(name, handlers),)
         )
@@ -62,8 +62,9 @@ class GrpcDoor:
 
     async def start(self) -> None:
         """Listen, NOT_SERVING yet. Raises OSError where the address cannot be had."""
-        names = (*self._names, health.SERVICE_NAME, reflection.SERVICE_NAME)
-        reflection.enable_server_reflection(names, self._server)
+        self._answer_for(health.SERVICE_NAME, self._health.handlers())
+        for name, handlers in reflection.services((*self._names, health.SERVICE_NAME)).items():
+            self._answer_for(name, handlers)
         self._port = self._settings.port
         try:
             self._port = self._server.add_insecure_port(self.address)
@@ -75,9 +76,7 @@ class GrpcDoor:
     async def announce(self, *, is_serving: bool) -> None:
         """What health says from now on, of the server and of each service."""
         self._is_serving = is_serving
-        statuses = health_pb2.HealthCheckResponse
-        for name in ("", *self._names):
-            await self._health.set(name, statuses.SERVING if is_serving else statuses.NOT_SERVING)
+        await self._health.announce(self._names, is_serving=is_serving)
 
     async def stop(self) -> None:
         """Close the connections. Calls that still run are cut off after a second."""
