@@ -55,9 +55,28 @@ kills: $(READY) ## kill `vlserve describe` in the middle of 1,000 pictures (abou
 	$(BIN)/python -m bench.describe
 
 THIRD_PARTY := $(CURDIR)/build/third-party
-clients: $(READY) ## every example client, those for LangChain and LiteLLM too, against a live server
+STOCK := build/stock-clients
+STOCK_FILES := bench/stock_clients
+$(STOCK)/python/.ready: $(STOCK_FILES)/requirements.txt
+	$(PYTHON) -m venv $(STOCK)/python
+	$(STOCK)/python/bin/pip install --quiet --requirement $<
+	@touch $@
+
+$(STOCK)/python-openai2/.ready: $(STOCK_FILES)/requirements-openai2.txt
+	$(PYTHON) -m venv $(STOCK)/python-openai2
+	$(STOCK)/python-openai2/bin/pip install --quiet --requirement $<
+	@touch $@
+
+$(STOCK)/node/.ready: $(STOCK_FILES)/node/package.json
+	mkdir -p $(STOCK)/node
+	cp $< $(STOCK)/node
+	npm install --silent --no-audit --no-fund --prefix $(STOCK)/node
+	@touch $@
+
+clients: $(READY) $(STOCK)/python/.ready $(STOCK)/python-openai2/.ready $(STOCK)/node/.ready ## every example client, and unmodified clients of others, plain and streamed, against a live server
 	$(BIN)/pip install --quiet --constraint constraints.txt --upgrade --target $(THIRD_PARTY) langchain-openai litellm
 	PYTHONPATH=$(THIRD_PARTY) $(BIN)/python -m pytest tests/examples
+	$(BIN)/python -m bench.stock_clients $(STOCK) $(ARGS)
 
 PEERS := .venv-peers
 LLAMA := build/bench/llama.cpp
