@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve ask test lint types proto bench bench-bodies bench-doors bench-peers clients faults disconnects kills broken-pictures hostile fuzz-http load-tools model eval-model
+.PHONY: help setup serve ask check test test-fast test-long test-all test-loaded test-oldest lint types proto bench bench-bodies bench-doors bench-peers clients faults disconnects kills broken-pictures hostile fuzz-http load-tools model eval-model
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -25,8 +25,34 @@ QUESTION ?= Describe the image
 ask: $(READY) ## ask about a picture: make ask PICTURE=cat.jpg QUESTION='what is this?'
 	$(BIN)/vlserve ask '$(PICTURE)' '$(QUESTION)'
 
-test: $(READY) ## all tests
-	$(BIN)/python -m pytest
+# Two at a time, or as many as there are cores up to four; a file's tests stay together while there
+# are others to give away.
+PYTEST := -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
+check: $(READY) ## lint, types and the fast tests, side by side
+	@$(MAKE) --no-print-directory --jobs --output-sync=target lint types test-fast
+
+test-fast: $(READY)
+	$(BIN)/python $(PYTEST) -m 'not slow and not long' $(ARGS)
+
+test: $(READY) ## the tests, but for the long ones
+	$(BIN)/python $(PYTEST) -m 'not long' --durations 25 $(ARGS)
+
+test-long: $(READY) ## kills, whole pages, many tries
+	$(BIN)/python $(PYTEST) -m long --durations 25 $(ARGS)
+
+test-all: test test-long ## all tests
+
+test-loaded: $(READY) ## `make test` three times beside six processes that want the cores as well
+	$(BIN)/python -m tests.loaded --load 6 --times 3 $(BIN)/python $(PYTEST) -m 'not long' $(ARGS)
+
+OLDEST := .venv-oldest
+$(OLDEST)/.ready: pyproject.toml constraints-oldest.txt
+	$(PYTHON) -m venv $(OLDEST)
+	$(OLDEST)/bin/pip install --quiet --constraint constraints-oldest.txt --editable '.[dev]'
+	@touch $@
+
+test-oldest: $(OLDEST)/.ready ## the fast tests on the oldest dependencies that pyproject.toml allows
+	$(OLDEST)/bin/python $(PYTEST) -m 'not slow and not long' $(ARGS)
 
 lint: $(READY) ## style, and who may import whom
 	$(BIN)/ruff check --quiet .
