@@ -25,25 +25,24 @@ QUESTION ?= Describe the image
 ask: $(READY) ## ask about a picture: make ask PICTURE=cat.jpg QUESTION='what is this?'
 	$(BIN)/vlserve ask '$(PICTURE)' '$(QUESTION)'
 
-# Two at a time, or as many as there are cores up to four; a file's tests stay together while there
-# are others to give away.
+# As many at a time as there are cores, four at most. tests/tiers.py says which test is in which tier.
 PYTEST := -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
 check: $(READY) ## lint, types and the fast tests, side by side
 	@$(MAKE) --no-print-directory --jobs --output-sync=target lint types test-fast
 
 test-fast: $(READY)
-	$(BIN)/python $(PYTEST) -m 'not slow and not long' $(ARGS)
+	$(BIN)/python $(PYTEST) --tier fast $(ARGS)
 
 test: $(READY) ## the tests, but for the long ones
-	$(BIN)/python $(PYTEST) -m 'not long' --durations 25 $(ARGS)
+	$(BIN)/python $(PYTEST) --tier usual --durations 25 $(ARGS)
 
 test-long: $(READY) ## kills, whole pages, many tries
-	$(BIN)/python $(PYTEST) -m long --durations 25 $(ARGS)
+	$(BIN)/python $(PYTEST) --tier long --durations 25 $(ARGS)
 
 test-all: test test-long ## all tests
 
 test-loaded: $(READY) ## `make test` three times beside six processes that want the cores as well
-	$(BIN)/python -m tests.loaded --load 6 --times 3 $(BIN)/python $(PYTEST) -m 'not long' $(ARGS)
+	$(BIN)/python -m tests.loaded --load 6 --times 3 $(BIN)/python $(PYTEST) --tier usual $(ARGS)
 
 OLDEST := .venv-oldest
 $(OLDEST)/.ready: pyproject.toml constraints-oldest.txt
@@ -51,8 +50,8 @@ $(OLDEST)/.ready: pyproject.toml constraints-oldest.txt
 	$(OLDEST)/bin/pip install --quiet --constraint constraints-oldest.txt --editable '.[dev]'
 	@touch $@
 
-test-oldest: $(OLDEST)/.ready ## the fast tests on the oldest dependencies that pyproject.toml allows
-	$(OLDEST)/bin/python $(PYTEST) -m 'not slow and not long' $(ARGS)
+test-oldest: $(OLDEST)/.ready ## the fast tests and some more on the oldest dependencies that pyproject.toml allows
+	$(OLDEST)/bin/python $(PYTEST) --tier oldest $(ARGS)
 
 lint: $(READY) ## style, and who may import whom
 	$(BIN)/ruff check --quiet .

@@ -1,4 +1,7 @@
-"""A tiny model folder and its oracle, made once. Imports torch only for who asks for them."""
+"""Which tests run, and a tiny model folder with its oracle, made once.
+
+Torch is imported only where they are asked for.
+"""
 
 import os
 from collections.abc import Iterator
@@ -7,8 +10,26 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.tiers import Tier
+
 if TYPE_CHECKING:
     from tests.oracle import Oracle
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--tier", type=Tier, default=Tier.ALL, help="fast, usual, long or all")
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    tier: Tier = config.getoption("tier")
+    path = collection_path.relative_to(config.rootpath).as_posix()
+    return None if tier.reads(f"{path}/" if collection_path.is_dir() else path) else True
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    tier: Tier = config.getoption("tier")
+    config.hook.pytest_deselected(items=[item for item in items if not tier.holds(item.nodeid)])
+    items[:] = [item for item in items if tier.holds(item.nodeid)]
 
 
 @pytest.fixture(autouse=True)

@@ -28,7 +28,12 @@ PAGES = [
 # Whole runs of their own: a page may name them, and this test only asks make what it would do.
 WHOLE_RUNS = {
     "make setup",
+    "make check",
     "make test",
+    "make test-all",
+    "make test-loaded",
+    "make test-long",
+    "make test-oldest",
     "make bench",
     "make bench-bodies",
     "make bench-doors",

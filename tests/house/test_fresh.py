@@ -8,6 +8,7 @@ from pathlib import Path
 
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+from packaging.version import Version
 
 ROOT = Path(__file__).parents[2]
 
@@ -37,18 +38,39 @@ def test_models_page_is_fresh(tmp_path: Path) -> None:
     assert text == page.read_text(), "stale: python scripts/models_page.py"
 
 
-def test_every_dependency_has_a_pin_within_its_range() -> None:
-    lines = (ROOT / "constraints.txt").read_text().splitlines()
+def pinned(name: str) -> dict[str, str]:
+    """The version of each package that a file of constraints says."""
+    lines = (ROOT / name).read_text().splitlines()
     assert not [line for line in lines if "://" in line or " @ " in line or "--" in line]
-    pins = {
+    return {
         canonicalize_name(name): version
         for name, version in (line.split("==") for line in lines if not line.startswith("#"))
     }
+
+
+def stated() -> list[Requirement]:
+    """Every range of pyproject.toml."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
     wanted = [Requirement(text) for text in sum(extras.values(), project["dependencies"])]
     assert len(wanted) > 20
-    for requirement in wanted:
+    return wanted
+
+
+def test_the_oldest_pin_is_the_floor() -> None:
+    """But for torch, of which no CPU build as old as its floor is at hand."""
+    pins = pinned("constraints-oldest.txt")
+    for requirement in stated():
+        (floor,) = (each.version for each in requirement.specifier if each.operator == ">=")
+        pin = pins[canonicalize_name(requirement.name)]
+        assert requirement.specifier.contains(pin), f"{requirement} does not admit {pin}"
+        if requirement.name != "torch":
+            assert Version(pin) == Version(floor), f"{requirement}: tried with {pin}"
+
+
+def test_every_dependency_has_a_pin_within_its_range() -> None:
+    pins = pinned("constraints.txt")
+    for requirement in stated():
         pin = pins[canonicalize_name(requirement.name)]
         assert requirement.specifier.contains(pin), f"{requirement} does not admit {pin}"
 

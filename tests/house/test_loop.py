@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.loaded import load
+from tests.tiers import LONG, ON_OLDEST, SLOW, Tier
 
 ROOT = Path(__file__).parents[2]
 HEAVY = ["torch", "transformers", "triton", "grpc", "playwright", "openai", "PIL", "av"]
@@ -63,3 +64,35 @@ def test_each_time_beside_a_load_is_told(status: int, failed: int) -> None:
     assert said.returncode == min(failed, 1)
     assert len(re.findall(rf"^\d of 2 .*: status {status}, ", said.stdout, re.MULTILINE)) == 2
     assert said.stdout.endswith(f"2 times, {failed} failed\n")
+
+
+def test_every_entry_of_a_tier_is_there() -> None:
+    for entry in LONG + SLOW + ON_OLDEST:
+        path, _, name = entry.partition("::")
+        assert (ROOT / path).exists(), entry
+        if name:
+            assert f"def {name}(" in (ROOT / path).read_text(), entry
+
+
+def test_each_test_is_usual_or_long() -> None:
+    file = "tests/house/test_docs.py"
+    long, usual = f"{file}::test_commands_of_a_page_run[README.md]", f"{file}::test_names"
+    assert [tier.value for tier in Tier if tier.holds(long)] == ["long", "all"]
+    assert [tier.value for tier in Tier if tier.holds(usual)] == ["fast", "oldest", "usual", "all"]
+    assert all(tier.reads(file) for tier in Tier)
+    kill = "tests/describe/test_kill.py"
+    assert [tier.value for tier in Tier if tier.reads(kill)] == ["long", "all"]
+    assert [tier.value for tier in Tier if not tier.reads("tests/engines/")] == ["fast"]
+
+
+def test_fast_tests_import_no_torch() -> None:
+    program = (
+        "import sys, pytest; pytest.main(['--tier', 'fast', '--collect-only', '-qq']);"
+        "print('heavy:', sorted({'torch', 'transformers'} & set(sys.modules)))"
+    )
+    said = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert "tests/test_types.py: " in said.stdout
+    assert "tests/engines" not in said.stdout
+    assert said.stdout.splitlines()[-1] == "heavy: []", said.stdout
