@@ -96,14 +96,13 @@ async def app(
 
 async def serve_asgi(port: int) -> None:
     """`app`, on the server library that the HTTP door uses."""
-    from hypercorn.asyncio import serve  # noqa: PLC0415  gRPC alone is measured without it
-    from hypercorn.config import Config  # noqa: PLC0415
+    import uvicorn  # noqa: PLC0415  gRPC alone is measured without it
 
-    config = Config()
-    config.bind = [f"127.0.0.1:{port}"]
-    config.errorlog = None
     bare: Any = app
-    await serve(bare, config)
+    config = uvicorn.Config(
+        bare, port=port, http="h11", lifespan="off", log_config=None, access_log=False
+    )
+    await uvicorn.Server(config).serve()
 
 
 def main() -> None:

@@ -1,7 +1,7 @@
 """What a door costs: python -m bench.doors [--requests 2000] [--rounds 5].
 
 The echo engine answers eight words, so that what is left is the door, the hall and the wall, beside
-bare servers of the same libraries that answer as much: grpc.aio, and an ASGI app on hypercorn. And
+bare servers of the same libraries that answer as much: grpc.aio, and an ASGI app on uvicorn. And
 a picture of 5 MB, as bytes over gRPC and in base64 in JSON.
 
 One process asks all of them, in rounds in which each comes once, every round another one first.
@@ -128,8 +128,8 @@ def servers() -> Iterator[dict[str, int]]:
         if not listens(ports["vlserve HTTP"]):
             say("this server has no HTTP port: HTTP and SSE are left out")
             del ports["vlserve HTTP"]
-        elif find_spec("hypercorn") is None:
-            say("hypercorn is not installed: the bare ASGI server is left out")
+        elif find_spec("uvicorn") is None:
+            say("uvicorn is not installed: the bare ASGI server is left out")
         else:
             ports["bare ASGI"] = free_port()
             closing.enter_context(started("bench.door_servers", "asgi", str(ports["bare ASGI"])))

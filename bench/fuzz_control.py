@@ -6,10 +6,9 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
-from hypercorn.asyncio import serve
-from hypercorn.config import Config
+import uvicorn
 
-from bench.doors import free_port
+from bench.doors import free_port, listens
 from vlserve import app
 from vlserve.app import Asgi
 from vlserve.settings import EngineSettings, Settings
@@ -21,22 +20,33 @@ PLANTED: Final[dict[str, tuple[int, int, dict[str, str]]]] = {
     "GET /v1/models": (1, 200, {"object": "list", "data": "planted"}),  # nor such a body
 }
 _HOST: Final = "127.0.0.1"
+_POLL_S: Final = 0.05
 
 
 @asynccontextmanager
 async def faulty() -> AsyncIterator[str]:
     """Where it listens while the context lasts."""
-    config = Config()
-    config.bind = [f"{_HOST}:{free_port()}"]
-    config.errorlog = None
-    closing = asyncio.Event()
+    port = free_port()
     async with app.http_hall(Settings(engine=EngineSettings(kind="echo"))) as right:
         wrong: Any = _planted(right)
-        serving = asyncio.create_task(serve(wrong, config, shutdown_trigger=closing.wait))
+        server = uvicorn.Server(
+            uvicorn.Config(
+                wrong,
+                interface="asgi3",
+                host=_HOST,
+                port=port,
+                lifespan="off",
+                log_config=None,
+                log_level="critical",
+            )
+        )
+        serving = asyncio.create_task(server.serve())
+        while not listens(port):
+            await asyncio.sleep(_POLL_S)
         try:
-            yield config.bind[0]
+            yield f"{_HOST}:{port}"
         finally:
-            closing.set()
+            server.should_exit = True
             await serving
 
 

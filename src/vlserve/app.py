@@ -69,7 +69,7 @@ async def http_hall(settings: Settings) -> AsyncIterator[Asgi]:
     async with hall(settings) as service:
         readiness = Readiness(is_serving=True)
         routers = _routers(service, settings)
-        yield application(service, routers, readiness, settings.limits)
+        yield application(service, routers, readiness, settings.limits, settings.http)
 
 
 @asynccontextmanager

@@ -5,13 +5,21 @@ Later wins: defaults < vlserve.toml < environment (VLSERVE_ENGINE__MAX_RUNNING) 
 """
 
 import os
+import re
 import tomllib
 from collections.abc import Iterator, Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import (
     BaseSettings,
     EnvSettingsSource,
@@ -28,6 +36,14 @@ MIB = 1024 * 1024
 CPU_CACHE_MIB = 512  # where cache_mib is not set: memory there has other uses
 EXAMPLE_PIXELS = 320 * 240  # of the bundled picture, which a server answers at its start
 PILLOW_MAX_PIXELS = 89_478_485  # above it the decoder itself speaks of a bomb
+
+
+# As a browser writes one: no path, no user, no slash at the end.
+_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://([a-z0-9._-]+|\[[0-9a-f:.]+\])(:[0-9]{1,5})?")
+
+
+def _listed(value: str) -> list[str]:
+    return [each.strip() for each in value.split(",") if each.strip()]
 
 
 class _Room(BaseModel):
@@ -162,6 +178,30 @@ class HttpSettings(_DoorSettings):
     """The HTTP door: OpenAI's API, the REST call and the playground."""
 
     port: int = Field(8000, ge=0, le=65535, description="port; 0 takes a free one")
+    keep_alive_s: float = Field(
+        75.0, gt=0, description="how long a connection is kept without a request, s"
+    )
+    allowed_origins: str = Field(
+        "",
+        description="origins whose pages may ask, separated by commas, such as"
+        " https://example.com; * is any; empty: this server's own alone",
+    )
+
+    @field_validator("allowed_origins")
+    @classmethod
+    def _are_origins(cls, value: str) -> str:
+        for origin in _listed(value):
+            if origin != "*" and not _ORIGIN.fullmatch(origin):
+                raise ValueError(
+                    f"{origin!r} is not an origin: write the scheme, the host and a port that is"
+                    " not the usual one, such as https://example.com or http://localhost:3000"
+                )
+        return value
+
+    @property
+    def origins(self) -> list[str]:
+        """`allowed_origins`, one by one."""
+        return _listed(self.allowed_origins)
 
 
 class Settings(BaseSettings):

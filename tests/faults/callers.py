@@ -16,7 +16,6 @@ import grpc.aio
 import h2.config
 import h2.connection
 import h2.events
-from h2.errors import ErrorCodes
 
 from tests.doors.grpc.crowd import OWN_CONNECTION
 from tests.doors.kserve.asked import SERVICE as KSERVE
@@ -44,14 +43,11 @@ class Door(StrEnum):
 
 
 class Way(StrEnum):
-    """How they leave: the call alone, or the connection, by its end or a reset. Over HTTP/2, but
-    for the last two."""
+    """How they leave: the call alone, or the connection, by its end or a reset."""
 
     CANCEL = "cancel"
     CLOSE = "close"
     RESET = "reset"
-    CLOSE_1 = "close HTTP/1.1"
-    RESET_1 = "reset HTTP/1.1"
 
 
 class Caller(ABC):
@@ -99,7 +95,7 @@ class Raw(Caller):
         await self._heard.wait()
 
     async def leave(self) -> None:
-        if self._way in {Way.RESET, Way.RESET_1}:
+        if self._way is Way.RESET:
             raw = self._writer.get_extra_info("socket")
             raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER)
             self._writer.transport.abort()
@@ -138,15 +134,15 @@ class Http1(Raw):
 
 
 class Http2(Raw):
-    """HTTP/2 without TLS, which gRPC is as well."""
+    """HTTP/2 without TLS, as gRPC speaks it."""
 
     def __init__(
-        self, address: str, way: Way, path: str, body: bytes, kind: str, *, is_open: bool = False
+        self, address: str, way: Way, path: str, body: bytes, *, is_open: bool = False
     ) -> None:
         super().__init__(address, way)
         self._headers = [
             (":method", "POST"), (":path", path), (":scheme", "http"), (":authority", "h"),
-            ("content-type", kind), ("te", "trailers"),
+            ("content-type", "application/grpc"), ("te", "trailers"),
         ]  # fmt: skip
         self._body = body
         self._is_open = is_open  # a stream of requests may have more of them
@@ -160,13 +156,6 @@ class Http2(Raw):
         self._wire.send_data(1, body, end_stream=not half and not self._is_open)
         self._flush()
         self._reading = asyncio.create_task(self._read())
-
-    async def leave(self) -> None:
-        if self._way is Way.CANCEL:
-            self._wire.reset_stream(1, ErrorCodes.CANCEL)
-            self._flush()
-        else:
-            await super().leave()
 
     def _flush(self) -> None:
         self._writer.write(self._wire.data_to_send())
@@ -250,7 +239,7 @@ def grpc_caller(address: str, door: Door, way: Way, ask: Ask, *, half: bool) -> 
     message = _serialized(wire)
     framed = struct.pack(">BI", 0, len(message)) + message
     # A stream of requests may have more of them.
-    return Http2(address, way, path, framed, "application/grpc", is_open=door is Door.KSERVE)
+    return Http2(address, way, path, framed, is_open=door is Door.KSERVE)
 
 
 def http_caller(address: str, door: Door, way: Way, ask: Ask) -> Caller:
@@ -267,9 +256,7 @@ def http_caller(address: str, door: Door, way: Way, ask: Ask) -> Caller:
         messages = [{"role": "user", "content": content}]
         body = {"messages": messages, "max_tokens": ask.max_tokens, "stream": ask.is_stream}
     encoded = json.dumps(body).encode()
-    if way in {Way.CLOSE_1, Way.RESET_1}:
-        return Http1(address, way, path, encoded)
-    return Http2(address, way, path, encoded, _JSON)
+    return Http1(address, way, path, encoded)
 
 
 def _inference(ask: Ask) -> tuple[str, kserve.ModelInferRequest]:

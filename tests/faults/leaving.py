@@ -49,12 +49,10 @@ class Cell:
 
     @property
     def ways(self) -> list[Way]:
-        """How its caller may leave. Of a message of which gRPC has only half nobody can see
-        whether it was dropped, but of its connection."""
-        if self.door.is_grpc:
-            ends = [Way.CLOSE, Way.RESET]
-            return ends if self.phase is Phase.UPLOAD else [Way.CANCEL, *ends]
-        return list(Way)
+        """How its caller may leave: a call of HTTP/1.1 is its connection. Of a message of which
+        gRPC has only half nobody can see whether it was dropped, but of its connection."""
+        ends = [Way.CLOSE, Way.RESET]
+        return [Way.CANCEL, *ends] if self.door.is_grpc and self.phase is not Phase.UPLOAD else ends
 
     @property
     def num_neighbours(self) -> int:

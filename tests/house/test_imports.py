@@ -55,7 +55,7 @@ def test_every_import_falls() -> None:
         ("service/service.py", "import grpc", "grpc at home"),
         ("doors/grpc/status.py", "import vlserve.doors.kserve.tensors", "circle"),
         ("service/service.py", "import fastapi", "fastapi and starlette at home"),
-        ("app.py", "import hypercorn", "hypercorn at home"),
+        ("app.py", "import uvicorn", "uvicorn and h11 at home"),
         ("service/service.py", "import PIL.Image", "Pillow, PyAV and aiohttp at home"),
         ("service/service.py", "import aiohttp", "Pillow, PyAV and aiohttp at home"),
         ("app.py", "import torch", "torch at home"),

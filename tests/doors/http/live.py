@@ -115,25 +115,26 @@ async def read_answer(reader: asyncio.StreamReader) -> Answer:
 
 @asynccontextmanager
 async def served(
-    engine: Tenant, *, is_open: bool = True, **limits: Any
+    engine: Tenant, *, is_open: bool = True, http: dict[str, Any] | None = None, **limits: Any
 ) -> AsyncIterator[House[Tenant]]:
-    """Both doors in front of a started engine, with `limits` over the defaults."""
+    """Both doors in front of a started engine, with `limits`, and `http` of the HTTP door, over the
+    defaults."""
     bounds = LimitSettings(**limits)
     service = Service(engine, bounds)
     routers = [openai_door.routes(service, bounds), rest_door.routes(service, bounds)]
-    http = HttpDoor(service, routers, bounds, HttpSettings(port=0))
+    http_door = HttpDoor(service, routers, bounds, HttpSettings(port=0, **(http or {})))
     grpc = GrpcDoor(service, bounds, GrpcSettings(port=0))
-    await http.start()
+    await http_door.start()
     await grpc.start()
     if is_open:
         service.open()
-        await http.announce(is_serving=True)
+        await http_door.announce(is_serving=True)
         await grpc.announce(is_serving=True)
     try:
-        yield House(http, grpc, service, engine)
+        yield House(http_door, grpc, service, engine)
     finally:
         await grpc.stop()
-        await http.stop()
+        await http_door.stop()
         service.close()
 
 

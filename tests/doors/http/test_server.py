@@ -12,7 +12,7 @@ import pytest
 from tests.doors.http.live import House, live, read_answer, request_head, served, user
 from tests.scripted import ScriptedEngine
 from tests.waiting import until
-from vlserve.doors.http import server
+from vlserve.doors.http import protocol
 from vlserve.doors.http import streaming as answers
 from vlserve.doors.http.server import HttpDoor
 from vlserve.settings import HttpSettings, LimitSettings
@@ -54,7 +54,7 @@ async def test_a_taken_port_is_an_error() -> None:
     ("method", "path", "status", "code"),
     [
         ("GET", "/nothing", 404, "not_found"),
-        ("POST", "/v1/chat/completions/", 404, "not_found"),
+        ("POST", "/v1/chat/other/", 404, "not_found"),
         ("GET", CHAT, 405, "method_not_allowed"),
         ("DELETE", "/health/live", 405, "method_not_allowed"),
         ("GET", "/v1/models/other", 404, "model_not_found"),
@@ -65,12 +65,17 @@ async def test_what_is_not_there(method: str, path: str, status: int, code: str)
     async with live() as house:
         answer = await house.get(path, method)
     assert (answer.status, answer.error["code"]) == (status, code)
-    assert set(answer.error) == {"message", "type", "param", "code"}
+    assert set(answer.error) == {"message", "type", "param", "code", "request_id"}
 
 
 @pytest.mark.parametrize(
     ("path", "allowed"),
-    [(CHAT, "POST"), ("/v1/files/a", "DELETE, GET"), ("/v1/models/a", "GET"), ("/docs", "GET")],
+    [
+        (CHAT, "POST"),
+        ("/v1/files/a", "DELETE, GET, HEAD"),
+        ("/v1/models/a", "GET, HEAD"),
+        ("/docs", "GET, HEAD"),
+    ],
 )
 async def test_what_a_path_has_instead_is_told(path: str, allowed: str) -> None:
     async with live() as house:
@@ -194,7 +199,7 @@ async def test_a_large_header_is_refused(header: bytes) -> None:
 async def test_a_slow_header_is_hung_up_on(
     monkeypatch: pytest.MonkeyPatch, is_guarded: bool
 ) -> None:
-    monkeypatch.setattr(server, "_HEADER_S", 0.3 if is_guarded else 30)
+    monkeypatch.setattr(protocol, "_HEADER_S", 0.3 if is_guarded else 30)
     async with live() as house:
         reader, writer = await house.connect()
         begin_s = time.monotonic()

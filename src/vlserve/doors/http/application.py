@@ -5,8 +5,10 @@ from importlib import metadata
 from typing import Any, Final
 
 from fastapi import APIRouter, FastAPI
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
+from starlette.types import ASGIApp
 
 from vlserve.doors.http import health
 from vlserve.doors.http.bodies import BoundedBodies
@@ -14,11 +16,17 @@ from vlserve.doors.http.body_route import AskingRoute
 from vlserve.doors.http.docs_page import HEADERS, page
 from vlserve.doors.http.errors import handle_errors
 from vlserve.doors.http.health import Readiness
+from vlserve.doors.http.outermost import Outermost
 from vlserve.doors.http.streaming import CallerGone
+from vlserve.doors.http.tidy import TidyRequests
+from vlserve.request_ids import HEADER
 from vlserve.service.service import Service
-from vlserve.settings import LimitSettings
+from vlserve.settings import HttpSettings, LimitSettings
 
 _CALLER_GONE: Final = 499
+# What a page of another origin may ask, and read of an answer.
+_METHODS: Final = ("GET", "HEAD", "POST", "DELETE")
+_EXPOSED: Final = (HEADER, "retry-after", "retry-after-ms", "server-timing")
 
 
 class _Application(FastAPI):
@@ -40,9 +48,14 @@ async def _unread(_: Request, error: Exception) -> Response:
 
 
 def application(
-    service: Service, routers: Sequence[APIRouter], readiness: Readiness, limits: LimitSettings
-) -> FastAPI:
-    """An app that serves `routers`, health, `/openapi.json` and `/docs`."""
+    service: Service,
+    routers: Sequence[APIRouter],
+    readiness: Readiness,
+    limits: LimitSettings,
+    settings: HttpSettings,
+) -> ASGIApp:
+    """An app that serves `routers`, health, `/openapi.json` and `/docs`; to pages of other origins
+    than its own where `settings` allow them."""
     app = _Application(
         title="vlserve",
         version=metadata.version("vlserve"),
@@ -61,4 +74,16 @@ def application(
         return HTMLResponse(page(app.openapi()), headers=HEADERS)
 
     app.add_middleware(BoundedBodies, service=service, limits=limits, asking=asking)
-    return app
+    app.add_middleware(TidyRequests)
+    # Outside the app, so that its last resort, the 500, passes through as well.
+    if settings.origins:
+        return Outermost(
+            CORSMiddleware(
+                app,
+                allow_origins=settings.origins,
+                allow_methods=_METHODS,
+                allow_headers=("*",),
+                expose_headers=_EXPOSED,
+            )
+        )
+    return Outermost(app)

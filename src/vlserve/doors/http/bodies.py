@@ -10,6 +10,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from vlserve.budget import Claim
+from vlserve.doors.http.encodings import ACCEPTED, Decoding, UnknownEncoding
 from vlserve.doors.http.errors import response_of, status_response
 from vlserve.doors.http.forms import is_json
 from vlserve.doors.http.json_cost import JsonCost
@@ -31,7 +32,8 @@ class BoundedBodies:
     within `limits.timeout_s` with 408; with 429 what does not fit beside the bodies of the other
     requests that are not answered yet. So is, before it is read, a large body at one of the paths
     of `asking` while the hall is full. JSON that would take long to read is refused with 400. The
-    app finds the body in one piece where it is JSON.
+    app finds the body in one piece where it is JSON, and as it was before it was compressed: the
+    bounds are those of what comes out; what cannot be undone is refused with 415.
     """
 
     def __init__(
@@ -53,38 +55,55 @@ class BoundedBodies:
                 async with asyncio.timeout(self._timeout_s):
                     body = await self._whole(scope, receive, claim)
             except TimeoutError:
-                refusal = status_response(HTTPStatus.REQUEST_TIMEOUT)
+                text = f"the body did not arrive within {self._timeout_s:g} s (limits.timeout_s)"
+                refusal = status_response(HTTPStatus.REQUEST_TIMEOUT, text)
             except _TooLarge:
-                refusal = status_response(HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
+                mib = self._max_bytes // MIB
+                text = f"the body is larger than {mib} MiB (limits.max_message_mib)"
+                refusal = status_response(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, text)
+            except UnknownEncoding as error:
+                text = f"the body is encoded as {str(error)!r} (Content-Encoding): send it"
+                text += " uncompressed, or compressed once by gzip or deflate"
+                headers = {"accept-encoding": ACCEPTED}
+                refusal = status_response(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, text, headers)
             except ServeError as error:
                 refusal = response_of(error)
             except _Gone:
                 return
             else:
-                await self._app(scope, _replayed(body, receive), send)
+                await self._app(_decoded(scope), _replayed(body, receive), send)
                 return
         await self._refuse(refusal, scope, receive, send)
 
     async def _whole(self, scope: Scope, receive: Receive, claim: Claim) -> list[Message]:
         """The body's messages, the first one last, in a list out of which they can be taken."""
         self._look_ahead(scope)
+        encoding = _encoding(scope)
+        decoding = Decoding(encoding) if encoding else None
         cost = JsonCost() if is_json(scope) else None
+        num_received = 0
         pieces: list[bytes] = []
         whole = bytearray()  # grows without being copied, which in the end would take long
         while True:
             message = await receive()
             if message["type"] == "http.disconnect":
                 raise _Gone
-            piece = message.get("body", b"")
-            if claim.num + len(piece) > self._max_bytes:
-                raise _TooLarge
-            claim.grow(len(piece))
-            if cost is None:
-                pieces.append(piece)
-            else:
-                cost.add(piece)
-                whole += piece
+            received = message.get("body", b"")
+            num_received += len(received)
+            for piece in decoding.pieces(received) if decoding else (received,):
+                if max(num_received, claim.num + len(piece)) > self._max_bytes:
+                    raise _TooLarge
+                claim.grow(len(piece))
+                if cost is None:
+                    pieces.append(piece)
+                else:
+                    cost.add(piece)
+                    whole += piece
+                if decoding:
+                    await asyncio.sleep(0)  # others are served in between
             if not message.get("more_body", False):
+                if decoding:
+                    decoding.end()
                 return _messages([whole] if cost else pieces)
 
     def _look_ahead(self, scope: Scope) -> None:
@@ -125,6 +144,21 @@ class _TooLarge(Exception):  # noqa: N818
 
 class _Gone(Exception):  # noqa: N818
     pass
+
+
+def _encoding(scope: Scope) -> str:
+    """What a body is encoded as, "" where it is as it is."""
+    given = [value for name, value in scope["headers"] if name == b"content-encoding"]
+    encoding = b", ".join(given).strip().decode("latin-1")
+    return "" if encoding.lower() == "identity" else encoding
+
+
+def _decoded(scope: Scope) -> Scope:
+    """What is true of a body once it is undone."""
+    if not _encoding(scope):
+        return scope
+    told = (b"content-encoding", b"content-length")
+    return {**scope, "headers": [each for each in scope["headers"] if each[0] not in told]}
 
 
 def _messages(pieces: list[bytes] | list[bytearray]) -> list[Message]:

@@ -68,5 +68,7 @@ def _value(body: bytes) -> Any:
             raise no_json() from None
     try:
         return json.loads(body)
+    except json.JSONDecodeError as error:
+        raise no_json(f"line {error.lineno}, column {error.colno} is not valid") from None
     except (ValueError, RecursionError):
-        raise no_json() from None
+        raise no_json("it must be in UTF-8, and not in too many levels") from None

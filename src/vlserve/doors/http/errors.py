@@ -8,11 +8,12 @@ from typing import Any, Final
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.routing import Match, Route
 
+from vlserve import request_ids
 from vlserve.doors.http.status import STATUS
 from vlserve.errors import Code, ServeError, invalid
 
@@ -27,25 +28,21 @@ _TYPES: Final = {
     HTTPStatus.SERVICE_UNAVAILABLE: "unavailable_error",
     HTTPStatus.GATEWAY_TIMEOUT: "timeout_error",
 }
-_TEXTS: Final = {
-    HTTPStatus.BAD_REQUEST: "the body cannot be read",
-    HTTPStatus.NOT_FOUND: "there is nothing at this path",
-    HTTPStatus.METHOD_NOT_ALLOWED: "this path has no such method",
-    HTTPStatus.REQUEST_TIMEOUT: "the body did not come in time",
-    HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "the body is larger than this server takes",
-}
+_SHOWN: Final = 200  # characters of what the caller wrote
 
 
 class ErrorDetail(BaseModel):
     """What went wrong. `param` is the path of the caller's field at fault, as the caller wrote it.
 
-    `code` says more than `type` where there is more to say.
+    `code` says more than `type` where there is more to say. `request_id` is that of the answer's
+    `x-request-id`, and of the server's log.
     """
 
     message: str
     type: str
     param: str | None
     code: str | None
+    request_id: str | None = Field(default_factory=request_ids.current)
 
 
 class ErrorBody(BaseModel):
@@ -65,6 +62,7 @@ CALL_REFUSALS: Final = refusals(
     HTTPStatus.NOT_FOUND,
     HTTPStatus.REQUEST_TIMEOUT,
     HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+    HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
     HTTPStatus.TOO_MANY_REQUESTS,
     HTTPStatus.INTERNAL_SERVER_ERROR,
     HTTPStatus.SERVICE_UNAVAILABLE,
@@ -76,7 +74,7 @@ def body_of(error: Exception) -> ErrorBody:
     """The body for whatever was raised. What is no ServeError is a fault of ours: it is logged,
     and nothing of it is said."""
     if not isinstance(error, ServeError):
-        _LOG.error("a request failed", exc_info=error)
+        _LOG.error("request %s failed", request_ids.current(), exc_info=error)
         error = ServeError(Code.INTERNAL, "the server failed to answer this request")
     status = STATUS[error.code]
     code = "model_not_found" if (error.code, error.field) == (Code.NOT_FOUND, "model") else None
@@ -97,9 +95,10 @@ def response_of(error: ServeError) -> Response:
     return _rendered(STATUS[error.code], body_of(error), headers)
 
 
-def status_response(status: HTTPStatus, headers: Mapping[str, str] | None = None) -> Response:
+def status_response(
+    status: HTTPStatus, text: str, headers: Mapping[str, str] | None = None
+) -> Response:
     """The whole answer for what HTTP itself refuses."""
-    text = _TEXTS.get(status, status.phrase)
     kind = _TYPES.get(status, _BAD_REQUEST_TYPE)
     code = status.name.lower()
     detail = ErrorDetail(message=text, type=kind, param=None, code=code)
@@ -126,9 +125,9 @@ def misfit(errors: Sequence[Any], body: object) -> ServeError:
     return invalid(path, text) if path else no_object()
 
 
-def no_json() -> ServeError:
-    """Of a body that cannot be read."""
-    return ServeError(Code.INVALID_ARGUMENT, "the body is not JSON")
+def no_json(why: str = "") -> ServeError:
+    """Of a body that cannot be read, and `why` where that is known."""
+    return ServeError(Code.INVALID_ARGUMENT, f"the body is not JSON{why and f': {why}'}")
 
 
 def no_object() -> ServeError:
@@ -151,12 +150,20 @@ def handle_errors(app: FastAPI) -> None:
     async def by_status(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)  # noqa: S101  registered for it
         status, headers = HTTPStatus(error.status_code), error.headers
+        method, path = (request.scope[name][:_SHOWN] for name in ("method", "path"))
         if status is HTTPStatus.METHOD_NOT_ALLOWED:
-            headers = {"allow": ", ".join(sorted(_methods(app, request)))}
-        return status_response(status, headers)
+            allowed = ", ".join(sorted(_methods(app, request)))
+            text = f"{path} has no method {method}: it has {allowed}"
+            return status_response(status, text, {"allow": allowed})
+        if status is HTTPStatus.NOT_FOUND:
+            text = f"there is nothing at {path}: /docs lists what this server answers"
+        else:
+            text = "the form cannot be read: it must be multipart/form-data, whole and with its"
+            text += " boundary in Content-Type"
+        return status_response(status, text, headers)
 
     async def failed(_: Request, error: Exception) -> Response:
-        # Starlette raises it once more, so that the server logs it: not twice.
+        # Starlette raises it once more, so that it is logged outside: not twice.
         del error
         return response_of(ServeError(Code.INTERNAL, "the server failed to answer this request"))
 
@@ -167,13 +174,15 @@ def handle_errors(app: FastAPI) -> None:
 
 
 def _methods(app: FastAPI, request: Request) -> set[str]:
-    """Those of a path, of which each has a route of its own and knows none of the others."""
-    return {
+    """Those of a path, of which each has a route of its own and knows none of the others. HEAD is
+    wherever GET is."""
+    methods = {
         method
         for route in app.routes
         if isinstance(route, Route) and route.matches(request.scope)[0] is not Match.NONE
         for method in route.methods or ()
     }
+    return methods | ({"HEAD"} if "GET" in methods else set())
 
 
 def _rendered(status: HTTPStatus, body: ErrorBody, headers: Mapping[str, str]) -> Response:

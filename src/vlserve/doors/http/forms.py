@@ -38,12 +38,15 @@ async def form_of(request: Request, known: Collection[str]) -> AsyncIterator[For
     _, parameters = parse_options_header(request.headers["content-type"])
     # Python knows encodings that raise errors of their own, or make text that is no Unicode.
     if parameters.get(b"charset", b"utf-8").lower() not in (b"utf-8", b"utf8"):
-        raise ServeError(Code.INVALID_ARGUMENT, "a form must be in UTF-8")
+        raise ServeError(
+            Code.INVALID_ARGUMENT,
+            "a form must be in UTF-8",
+        )
     async with request.form(max_files=1, max_fields=_MAX_FIELDS) as form:
         seen: set[str] = set()
         for name, _ in form.multi_items():
             if name not in known:
-                raise invalid(name, "is not served here")
+                raise invalid(name, f"is no field of this form: it has {', '.join(known)}")
             if name in seen:
                 raise invalid(name, "is there twice")
             seen.add(name)

@@ -56,7 +56,7 @@ def routes(limits: LimitSettings, grpc_address: Callable[[], str]) -> APIRouter:
     example = resources.files("vlserve.models") / "embedded" / "example.png"
     for file in (*static.iterdir(), example):
         path = "/" if file.name == _PAGE else f"/playground/{file.name}"
-        router.add_api_route(path, _File(file).answer, methods=["GET", "HEAD"])
+        router.add_api_route(path, _File(file).answer, methods=["GET"])
 
     @router.get("/playground/facts")
     async def facts() -> dict[str, int]:

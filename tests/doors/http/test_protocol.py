@@ -4,12 +4,12 @@ import asyncio
 import json
 
 import pytest
-from hypercorn import protocol
-from hypercorn.protocol.h11 import H11Protocol
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from tests.doors.http.live import live, read_answer, request_head, user
 from tests.scripted import ScriptedEngine
 from tests.waiting import until
+from vlserve.doors.http import server
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 CHAT = "/v1/chat/completions"
@@ -27,11 +27,11 @@ def asked(text: str, *, is_stream: bool = False) -> bytes:
 async def test_a_request_sent_ahead_does_not_hide_that_the_caller_has_left(
     is_mended: bool, is_at_once: bool, ahead: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The control: hypercorn as it is works on for nobody. A stream would end as it writes."""
+    """The control: uvicorn as it is works on for nobody. A stream would end as it writes."""
     engine = ScriptedEngine(num_slots=1, step_s=0.002)
     async with live(engine) as house:
         if not is_mended:
-            monkeypatch.setattr(protocol, "H11Protocol", H11Protocol)
+            monkeypatch.setattr(server, "HttpProtocol", H11Protocol)
         _, writer = await house.connect()
         writer.write(asked("hold") + ahead * is_at_once)
         await until(lambda: engine.num_steps > 3)
