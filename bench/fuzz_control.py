@@ -41,7 +41,7 @@ async def faulty() -> AsyncIterator[str]:
             )
         )
         serving = asyncio.create_task(server.serve())
-        while not listens(port):
+        while not listens(port):  # noqa: ASYNC110  uvicorn tells nobody
             await asyncio.sleep(_POLL_S)
         try:
             yield f"{_HOST}:{port}"

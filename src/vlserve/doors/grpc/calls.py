@@ -11,6 +11,7 @@ import grpc.aio
 from google.protobuf import unknown_fields
 from google.protobuf.message import DecodeError, Message
 
+from vlserve import request_ids
 from vlserve.doors.grpc.status import rendered
 from vlserve.doors.grpc.wire_cost import is_costly
 from vlserve.errors import Code, ServeError, invalid
@@ -86,7 +87,7 @@ def worded(error: Exception) -> ServeError:
     """What the caller is told of an error."""
     if isinstance(error, ServeError):
         return error
-    _LOG.error("a request failed", exc_info=error)
+    _LOG.error("request %s failed", request_ids.current(), exc_info=error)
     return ServeError(Code.INTERNAL, "the server failed to answer this request")
 
 
@@ -101,14 +102,18 @@ def counted(service: Service, wire: Message | None) -> Iterator[None]:
 
 @asynccontextmanager
 async def errors_rendered(context: Context) -> AsyncIterator[None]:
-    """Ends the call with the status of what is raised inside."""
+    """Ends the call with the status of what is raised inside. Its trailing metadata has the id of
+    the request: the caller's own, or a new one."""
+    offered = dict(context.invocation_metadata() or ()).get(request_ids.HEADER)
+    name = (request_ids.HEADER, request_ids.begin(offered if isinstance(offered, str) else None))
+    context.set_trailing_metadata((name,))
     try:
         yield
         return
     except Exception as raised:
         error = worded(raised)
     status = rendered(error)
-    await context.abort(status.code, status.details, status.trailing_metadata)
+    await context.abort(status.code, status.details, (*status.trailing_metadata, name))
 
 
 @asynccontextmanager

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from pydantic import BaseModel, Field
+from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.routing import Match, Route
@@ -42,7 +42,7 @@ class ErrorDetail(BaseModel):
     type: str
     param: str | None
     code: str | None
-    request_id: str | None = Field(default_factory=request_ids.current)
+    request_id: str | None
 
 
 class ErrorBody(BaseModel):
@@ -79,10 +79,7 @@ def body_of(error: Exception) -> ErrorBody:
     status = STATUS[error.code]
     code = "model_not_found" if (error.code, error.field) == (Code.NOT_FOUND, "model") else None
     kind = _TYPES.get(status, _BAD_REQUEST_TYPE)
-    detail = ErrorDetail(
-        message=str(error), type=kind, param=error.field, code=code or error.code.value
-    )
-    return ErrorBody(error=detail)
+    return _body(str(error), kind, error.field, code or error.code.value)
 
 
 def response_of(error: ServeError) -> Response:
@@ -100,9 +97,7 @@ def status_response(
 ) -> Response:
     """The whole answer for what HTTP itself refuses."""
     kind = _TYPES.get(status, _BAD_REQUEST_TYPE)
-    code = status.name.lower()
-    detail = ErrorDetail(message=text, type=kind, param=None, code=code)
-    return _rendered(status, ErrorBody(error=detail), headers or {})
+    return _rendered(status, _body(text, kind, None, status.name.lower()), headers or {})
 
 
 def misfit(errors: Sequence[Any], body: object) -> ServeError:
@@ -183,6 +178,13 @@ def _methods(app: FastAPI, request: Request) -> set[str]:
         for method in route.methods or ()
     }
     return methods | ({"HEAD"} if "GET" in methods else set())
+
+
+def _body(message: str, kind: str, param: str | None, code: str) -> ErrorBody:
+    detail = ErrorDetail(
+        message=message, type=kind, param=param, code=code, request_id=request_ids.current()
+    )
+    return ErrorBody(error=detail)
 
 
 def _rendered(status: HTTPStatus, body: ErrorBody, headers: Mapping[str, str]) -> Response:
