@@ -17,7 +17,7 @@ from vlserve.types import ChatRequest, ImageRef, Message, Role, VideoRef
 VERSION: Final = "1"
 # The first bytes of a picture that is written in base64. Those of a file are no such text in any
 # format that is decoded here: each has another byte among them.
-_BASE64_BEGIN: Final = re.compile(rb"[A-Za-z0-9+/=]{1,24}")
+_BASE64_BEGIN: Final = re.compile(rb"[A-Za-z0-9+/_=\r\n-]{1,24}")
 _BEGIN_BYTES: Final = 24
 _NAMES: Final = {"messages": "text_input", "messages[0]": "text_input", "model": "model_name"}
 
