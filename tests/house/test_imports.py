@@ -63,9 +63,9 @@ def test_every_import_falls() -> None:
         ("service/service.py", "import llguidance", "llguidance at home"),
         ("app.py", "import vlserve.bench.run", "Imports only fall"),
         ("app.py", "import vlserve.describe.run", "Imports only fall"),
-        ("cli/main.py", "import openai", "openai and matplotlib at home"),
+        ("cli/main.py", "import matplotlib", "matplotlib at home"),
         ("cli/main.py", "import pyarrow", "pyarrow at home"),
-        ("cli/main.py", "import httpx2", "httpx2 at home"),
+        ("cli/main.py", "import httpx2", "httpx2 at home in the client"),
         ("engines/native/scheduling/pages.py", "import torch", "Scheduling and text"),
         ("engines/native/text/grammar.py", "import torch", "Scheduling and text"),
         (

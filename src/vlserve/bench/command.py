@@ -203,7 +203,6 @@ def connected(
         from vlserve.bench.grpc_target import grpc_target  # noqa: PLC0415
 
         return grpc_target(address.rstrip("/"))
-    need("openai", f"{scheme}://", is_wanted=True)
     from vlserve.bench.openai_target import openai_target  # noqa: PLC0415
 
     return openai_target(endpoint, model, api_key)
