@@ -20,6 +20,7 @@ SOURCE: Final = ROOT / "src" / "vlserve"
 MAKERS: Final = {
     "invalid": 1,
     "ServeError": 1,
+    "Refused": 0,
     "ModelError": 0,
     "DescribeError": 0,
     "WrongSettings": 0,
@@ -65,20 +66,20 @@ class Message:
 def messages(source: Path = SOURCE) -> Iterator[Message]:
     """All messages, by file and line."""
     names = _setting_names(source)
+    bounds = _settings_of_bounds(source)
     for path in sorted(source.rglob("*.py")):
         if "pb" in path.parts:
             continue
         tree = ast.parse(path.read_text())
-        constants = _constants(tree)
-        for node in ast.walk(tree):
-            if not isinstance(node, ast.Call):
-                continue
+        for node, constants in _calls(tree, {}):
             error = _name(node.func)
             at = MAKERS.get(error, 0 if _is_log(node.func) else None)
             if at is None:
                 continue
             text = _argument(node, at, constants)
             if text:
+                bound = _bound(node, bounds) if error == "Refused" else ""
+                text += f" ({bound})" if bound else ""
                 place = f"{path.relative_to(source)}:{node.lineno}"
                 named = tuple(name for name in names if re.search(rf"\b{re.escape(name)}\b", text))
                 yield Message(place, error, text, named)
@@ -100,14 +101,43 @@ def _setting_names(source: Path) -> list[str]:
     return names
 
 
-def _constants(tree: ast.Module) -> dict[str, str]:
-    found = {}
-    for node in tree.body:
-        if isinstance(node, ast.Assign | ast.AnnAssign) and node.value is not None:
+def _settings_of_bounds(source: Path) -> dict[str, str]:
+    """The setting behind each bound that a picture may be beyond."""
+    path = source / "media" / "bounds.py"
+    for node in ast.parse(path.read_text()).body if path.exists() else []:
+        if isinstance(node, ast.AnnAssign) and _name(node.target) == "_SETTINGS" and node.value:
+            settings: dict[str, str] = ast.literal_eval(node.value)
+            return settings
+    return {}
+
+
+def _bound(call: ast.Call, bounds: dict[str, str]) -> str:
+    """What is named in brackets behind the text of a Refused, the server's where it may be both."""
+    bound = _text(call.args[1], {}) if len(call.args) > 1 else ""
+    return bounds.get(bound, bound)
+
+
+def _calls(node: ast.AST, known: dict[str, str]) -> Iterator[tuple[ast.Call, dict[str, str]]]:
+    """Every call, with the texts that have a name where it stands."""
+    if isinstance(node, ast.Module | ast.FunctionDef | ast.AsyncFunctionDef):
+        known = known | _texts(node, known)
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.Call):
+            yield child, known
+        yield from _calls(child, known)
+
+
+def _texts(
+    scope: ast.Module | ast.FunctionDef | ast.AsyncFunctionDef, known: dict[str, str]
+) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for node in scope.body if isinstance(scope, ast.Module) else ast.walk(scope):
+        if isinstance(node, ast.Assign | ast.AnnAssign | ast.AugAssign) and node.value is not None:
             target = node.targets[0] if isinstance(node, ast.Assign) else node.target
-            text = _text(node.value, {})
+            text = _text(node.value, known | found)
             if isinstance(target, ast.Name) and text:
-                found[target.id] = text
+                before = found.get(target.id, "") if isinstance(node, ast.AugAssign) else ""
+                found[target.id] = before + text
     return found
 
 

@@ -177,9 +177,9 @@ async def no_place(hall: Service, engine: NativeEngine, patch: Patch) -> Timings
 
 
 async def no_room_for_pixels(hall: Service, engine: NativeEngine, patch: Patch) -> Timings:
-    async with hall._decoded.share(hall._decoded.num_left) as share:
+    async with hall._media.budget.share(hall._media.budget.num_left) as share:
         asking = asyncio.create_task(asked(hall, ImageRef(fresh())))
-        await until(lambda: bool(hall._decoded._waiting))  # its header was read
+        await until(lambda: bool(hall._media.budget._waiting))  # its header was read
         await asyncio.sleep(LONG_S)
         share.give_back()
         return await asking

@@ -3,9 +3,9 @@
 import asyncio
 from collections.abc import Sequence
 from contextlib import suppress
-from importlib import resources
 from typing import Final
 
+from vlserve import example
 from vlserve.doors.grpc.server import GrpcDoor
 from vlserve.doors.http.server import HttpDoor
 from vlserve.engines.supervisor import Supervisor
@@ -14,18 +14,10 @@ from vlserve.service.service import Service
 from vlserve.settings import LimitSettings
 from vlserve.types import ChatRequest, ImageRef, Message, Role, SamplingParams
 
-EXAMPLE_QUESTION: Final = "Describe the image"
-
-
 _ASK_AGAIN_S: Final = 1.0
 
 
 Door = GrpcDoor | HttpDoor
-
-
-def example_picture() -> bytes:
-    """The bundled picture, encoded."""
-    return (resources.files("vlserve.models") / "embedded" / "example.png").read_bytes()
 
 
 async def tell_health(
@@ -67,8 +59,10 @@ async def cancel(task: asyncio.Task[None]) -> None:
 
 async def first_answer(service: Service, limits: LimitSettings) -> str:
     """The answer to the bundled picture, through the whole service. Raises ServeError."""
-    picture = (ImageRef(example_picture(), "example.png"),) if limits.max_images else ()
-    content: tuple[str | ImageRef, ...] = (*picture, EXAMPLE_QUESTION)
+    picture = (
+        (ImageRef(example.picture().read_bytes(), "example.png"),) if limits.max_images else ()
+    )
+    content: tuple[str | ImageRef, ...] = (*picture, example.QUESTION)
     sampling = SamplingParams(max_tokens=limits.default_max_tokens)
     request = ChatRequest((Message(Role.USER, content),), sampling)
     return "".join([chunk.text async for chunk in service.chat(request)]).strip()

@@ -29,12 +29,12 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+from vlserve import example
 from vlserve.types import DEFAULT_MAX_TOKENS
 
 SETTINGS_FILE = Path("vlserve.toml")
 MIB = 1024 * 1024
 CPU_CACHE_MIB = 512  # where cache_mib is not set: memory there has other uses
-EXAMPLE_PIXELS = 320 * 240  # of the bundled picture, which a server answers at its start
 PILLOW_MAX_PIXELS = 89_478_485  # above it the decoder itself speaks of a bomb
 
 
@@ -103,14 +103,14 @@ class LimitSettings(_Room):
     )
     max_image_pixels: int = Field(
         50_000_000,
-        ge=EXAMPLE_PIXELS,
+        ge=example.PIXELS,
         le=PILLOW_MAX_PIXELS,
         description="width times height of a picture, judged before decoding; a request may lower"
         " it",
     )
     max_decoded_pixels: int = Field(
         200_000_000,
-        ge=EXAMPLE_PIXELS,
+        ge=example.PIXELS,
         description="decoded pixels that wait to be seen, of all requests; more wait encoded",
     )
     max_new_tokens: int = Field(4096, ge=1, description="largest max_tokens of a request")

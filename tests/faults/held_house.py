@@ -94,18 +94,19 @@ class HeldService(Service):
                                 await asyncio.sleep(0.001)
                     yield chunk
         finally:
-            pixels = self._limits.max_decoded_pixels - self._decoded.num_left
+            pixels = self._limits.max_decoded_pixels - self._media.budget.num_left
             note("back", hold.number, inside=self.num_inside, pixels=pixels)
 
     def held_now(self) -> dict[str, int]:
         """What of the hall and of the media room is taken. All of it is 0 in an idle house."""
         room = self._media
-        assert room._fetcher is not None
+        fetcher = room._sources._fetcher
+        assert fetcher is not None
         return {
             "permits": self.num_inside,
-            "pixels": self._limits.max_decoded_pixels - self._decoded.num_left,
+            "pixels": self._limits.max_decoded_pixels - self._media.budget.num_left,
             "decoding": room._decoders._num - room._decoders._places._value,
-            "fetching": fetch._MAX_AT_ONCE - room._fetcher._turns._value,
+            "fetching": fetch._MAX_AT_ONCE - fetcher._turns._value,
         }
 
 

@@ -42,7 +42,7 @@ async def test_many_frames(kind: str) -> None:
         f" a video told after {taken_s:.2f} s that it {said}"
     )
     assert peak_mib <= MAX_MIB
-    assert (said, is_killed) == ("takes too long to decode", True)
+    assert (said.partition(":")[0], is_killed) == ("takes too long to decode", True)
     assert taken_s < SHORT.clock_s + LATE_S
 
 

@@ -10,7 +10,7 @@ from tests.media import clips
 from tests.media.test_room import PNG, opened, refused, request, text
 from tests.scripted import ScriptedEngine
 from vlserve.errors import ServeError
-from vlserve.media import room
+from vlserve.media import sources
 from vlserve.media.bounds import Allowed, allowed
 from vlserve.service.service import Service
 from vlserve.settings import LimitSettings
@@ -32,13 +32,15 @@ def bounded(*content: str | ImageRef | VideoRef, **bounds: int) -> ChatRequest:
 
 
 def test_nothing_said_leaves_the_limits() -> None:
-    assert allowed(MediaBounds(), LIMITS) == Allowed(**MOST)
+    assert allowed(MediaBounds(), LIMITS) == Allowed(*MOST.values())
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_bound_lowers_its_limit_and_no_other(name: str) -> None:
     for value in (1, MOST[name]):
-        assert allowed(MediaBounds(**{name: value}), LIMITS) == Allowed(**(MOST | {name: value}))
+        assert allowed(MediaBounds(**{name: value}), LIMITS) == Allowed(
+            *(MOST | {name: value}).values()
+        )
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -46,7 +48,11 @@ def test_what_would_raise_a_limit_or_is_none_is_refused_by_name(name: str) -> No
     with pytest.raises(ServeError) as above:
         allowed(MediaBounds(**{name: MOST[name] + 1}), LIMITS)
     assert above.value.field == f"media_bounds.{name}"
-    assert above.value.message.startswith(f"must be at most {MOST[name]}:")
+    setting = "limits.max_message_mib" if name == "max_image_bytes" else f"limits.{name}"
+    assert above.value.message == (
+        f"must be at most {MOST[name]} ({setting}), not {MOST[name] + 1}"
+        ": a request may lower the limit and not raise it"
+    )
     for value in (0, -1):
         message = f"must be at least 1, not {value}"
         with pytest.raises(ServeError) as below:
@@ -69,7 +75,9 @@ async def test_bytes_wherever_they_come_from() -> None:
         for name, ref in (await refs(service)).items():
             assert await text(service, bounded(ref, "x", max_image_bytes=len(PNG))), name
             error = await refused(service, bounded(ref, "x", max_image_bytes=len(PNG) - 1))
-            assert (error.field, error.message) == ("image", f"has more than {len(PNG) - 1} bytes")
+            assert error.field == "image"
+            text_of = f"has {len(PNG)} bytes; send at most {len(PNG) - 1}"
+            assert error.message == f"{text_of} (the request's own max_image_bytes)", name
         video = VideoRef(CLIP, field="clip")
         assert await text(service, bounded(video, "x", max_image_bytes=len(CLIP)))
         error = await refused(service, bounded(video, "x", max_image_bytes=len(CLIP) - 1))
@@ -85,10 +93,11 @@ async def test_pixels_of_pictures_and_frames_by_their_headers() -> None:
             assert await text(service, bounded(ref, "x", max_image_pixels=num))
             error = await refused(service, bounded(ref, "x", max_image_pixels=num - 1))
             assert error.field == ref.field
-            assert error.message.endswith(f"more than {num - 1} pixels")
+            most = f"{num} pixels; scale it to at most {num - 1}"
+            assert error.message.endswith(f"{most} (the request's own max_image_pixels)")
         # A file that ends with its header is refused for what the header says, not for its end.
         error = await refused(service, bounded(ImageRef(PNG[:60]), "x", max_image_pixels=1))
-        assert error.message == "has more than 1 pixels"
+        assert error.message.endswith("scale it to at most 1 (the request's own max_image_pixels)")
 
 
 async def test_frames_and_pictures() -> None:
@@ -107,7 +116,9 @@ async def test_frames_and_pictures() -> None:
         # One meaning: a video's own number lowers the request's, which lowers the limit.
         above = VideoRef(CLIP, max_frames=4, field="clip")
         error = await refused(service, bounded(above, "x", max_video_frames=3))
-        assert (error.field, error.message) == ("clip", "must ask for at most 3 frames")
+        own = "the request's own max_video_frames"
+        assert error.field == "clip"
+        assert error.message == f"must ask for at most 3 frames ({own}), not 4"
         # Frames are pictures.
         assert await num_seen(ImageRef(PNG), video, max_video_frames=3, max_images=4) == 4
         for content in ((ImageRef(PNG), video), (ImageRef(PNG), ImageRef(PNG), video)):
@@ -115,7 +126,10 @@ async def test_frames_and_pictures() -> None:
             error = await refused(service, bounded(*content, "x", **bounds))
             assert error.field == "clip"
             number = bounds["max_images"]
-            assert error.message == f"a request may hold at most {number} pictures"
+            assert error.message == (
+                f"is a video of 3 frames after {len(content) - 1}; a request may hold at most"
+                f" {number} (the request's own max_images)"
+            )
 
 
 async def test_a_bound_is_one_requests_own() -> None:
@@ -126,7 +140,7 @@ async def test_a_bound_is_one_requests_own() -> None:
 
 async def test_without_the_bounds_all_of_it_is_answered(monkeypatch: pytest.MonkeyPatch) -> None:
     """The control."""
-    monkeypatch.setattr(room, "allowed", lambda _, limits: allowed(MediaBounds(), limits))
+    monkeypatch.setattr(sources, "allowed", lambda _, limits: allowed(MediaBounds(), limits))
     async with opened() as service:
         for name, ref in (await refs(service)).items():
             assert await text(service, bounded(ref, "x", max_image_bytes=1)), name

@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 
 from tests import pictures
+from tests.media.watched import children
 from tests.waiting import until
 from vlserve.errors import Code, ServeError
 from vlserve.media import decoders, picture
@@ -25,7 +26,7 @@ from vlserve.media.wire import TOO_MUCH_MEMORY, Bounds
 KINDS = pictures.kinds()
 MAX_PIXELS = 1_000_000
 ROOMY = Bounds(memory_bytes=1 << 30, clock_s=20.0, processor_s=10)
-NARROW = Bounds(memory_bytes=64 << 20, clock_s=0.5, processor_s=1)
+NARROW = Bounds(memory_bytes=64 << 20, clock_s=1.5, processor_s=1)
 
 
 @asynccontextmanager
@@ -50,15 +51,11 @@ def asked(data: bytes, max_pixels: int = MAX_PIXELS) -> Encoded:
     return Encoded(data, max_pixels)
 
 
-async def refusal(coming: Awaitable[object]) -> str:
+async def refusal(coming: Awaitable[object]) -> tuple[str, str]:
+    """What is said, and which bound it is beyond."""
     with pytest.raises(Refused) as refused:
         await coming
-    return str(refused.value)
-
-
-def children(pid: int | None) -> list[int]:
-    text = Path(f"/proc/{pid}/task/{pid}/children").read_text()
-    return [int(number) for number in text.split()]
+    return str(refused.value), refused.value.bound
 
 
 def open_files() -> int:
@@ -108,16 +105,18 @@ async def test_pixels_are_let_go_with_the_last_who_holds_them() -> None:
         assert len(small) == 3
 
 
+ENDS = ("ends the process that decodes it: encode it anew", "")
+TOO_LONG = ("takes too long to decode: more than 1.5 s", "media.decode_s")
 EVILS = {
-    b"sleep 60": "takes too long to decode",
-    b"deaf 60": "takes too long to decode",
-    b"frozen": "takes too long to decode",
-    b"spin": "takes too long to decode",
-    b"hog 200": TOO_MUCH_MEMORY,
-    b"die 11": "ends the process that decodes it",
-    b"die 9": "ends the process that decodes it",
-    b"exit 3": "ends the process that decodes it",
-    b"raise": "ends the process that decodes it",
+    b"sleep 60": TOO_LONG,
+    b"deaf 60": TOO_LONG,
+    b"frozen": TOO_LONG,
+    b"spin": TOO_LONG,
+    b"hog 200": (f"{TOO_MUCH_MEMORY}: more than 64 MiB", "media.decode_mib"),
+    b"die 11": ENDS,
+    b"die 9": ENDS,
+    b"exit 3": ENDS,
+    b"raise": ENDS,
 }
 
 
@@ -155,8 +154,8 @@ async def test_what_a_picture_does_to_its_process_is_told_to_its_caller_alone() 
 async def test_without_the_bounds_the_same_goes_through() -> None:
     """The control: what is refused above is refused by the bounds alone."""
     async with running() as room:
-        for harmless in (b"sleep 0.8", b"hog 200"):
-            assert await refusal(room.frames(asked(harmless))) == "has done it"
+        for harmless in (b"sleep 2", b"hog 200"):
+            assert await refusal(room.frames(asked(harmless))) == ("has done it", "")
 
 
 @pytest.mark.usefixtures("troubled")
@@ -166,19 +165,19 @@ async def test_it_can_open_no_file_and_no_socket(monkeypatch: pytest.MonkeyPatch
     async with server, running() as room:
         for attempt in (b"open /etc/hostname", b"connect %d" % port):
             text = await refusal(room.frames(asked(attempt)))
-            assert text == "ends the process that decodes it"
+            assert text == ENDS
         # The control: unconfined it does both.
         monkeypatch.setenv("UNCONFINED", "1")
         async with running() as free:
             for attempt in (b"open /etc/hostname", b"connect %d" % port):
-                assert await refusal(free.frames(asked(attempt))) == "has done it"
+                assert await refusal(free.frames(asked(attempt))) == ("has done it", "")
 
 
 @pytest.mark.usefixtures("troubled")
 async def test_a_process_that_somebody_kills_is_tried_again() -> None:
     async with running(num=1) as room:
         await room.frames(asked(KINDS["jpeg"]))
-        for num_kills, text in ((1, "has done it"), (2, "ends the process that decodes it")):
+        for num_kills, text in ((1, ("has done it", "")), (2, ENDS)):
             coming = asyncio.ensure_future(refusal(room.frames(asked(b"sleep 1"))))
             for _ in range(num_kills):
                 await until(lambda: children(room.pid))
@@ -262,7 +261,10 @@ async def test_a_large_picture_goes_over_memory_and_time() -> None:
     what = asked(data, 25_000_000)
     small = Bounds(memory_bytes=64 << 20, clock_s=20.0, processor_s=10)
     short = Bounds(memory_bytes=1 << 30, clock_s=0.1, processor_s=10)
-    for bounds, text in ((small, TOO_MUCH_MEMORY), (short, "takes too long to decode")):
+    for bounds, text in (
+        (small, (f"{TOO_MUCH_MEMORY}: more than 64 MiB", "media.decode_mib")),
+        (short, ("takes too long to decode: more than 0.1 s", "media.decode_s")),
+    ):
         async with running(bounds) as room:
             await room.frames(asked(KINDS["jpeg"]))
             assert await refusal(room.frames(what)) == text

@@ -11,7 +11,7 @@ import pytest
 from tests.media import web
 from vlserve.errors import ServeError
 from vlserve.media.address import is_public
-from vlserve.media.room import MediaRoom
+from vlserve.media.sources import Sources
 from vlserve.settings import LimitSettings, MediaSettings
 from vlserve.types import ImageRef, MediaBounds, VideoRef
 
@@ -47,20 +47,22 @@ def test_nothing_inside_is_reached() -> None:
     assert found["good"] == len(web.GOOD)
     assert found["bodies"] == len(web.BODIES)
     num = web.NUM_BYTES
+    own = ", the most that is fetched (the request's own max_image_bytes)"
     assert found["bounded"] == {
         f"http://good.example/p.png {num}": num,
-        f"http://good.example/p.png {num - 1}": f"has more than {num - 1} bytes",
-        "http://good.example/endless 100000": "has more than 100000 bytes",
-        "http://good.example/said 100000": "has more than 100000 bytes",
-        "http://good.example/endless 2097152": "has more than 1048576 bytes",  # media.fetch_mib
+        f"http://good.example/p.png {num - 1}": f"has more than {num - 1} bytes{own}",
+        "http://good.example/endless 100000": f"has more than 100000 bytes{own}",
+        "http://good.example/said 100000": f"has more than 100000 bytes{own}",
+        "http://good.example/endless 2097152": web.TOO_LARGE,
     }
     # Nothing of the inside is told, and nothing of ours is sent.
     assert not [text for text in found["texts"] if "127." in text or "address" in text]
     assert found["headers"] == ["accept", "accept-encoding", "connection", "host", "user-agent"]
+    elsewhere = "is not on a host that this server fetches from (media.fetch_hosts)"
     assert found["hosts"] == {
         "http://good.example/p.png": 1,
-        "http://other.example/p.png": "is not on a host that this server fetches from",
-        web.GOOD[3]: "is not on a host that this server fetches from",
+        "http://other.example/p.png": elsewhere,
+        web.GOOD[3]: elsewhere,
     }
 
 
@@ -97,10 +99,11 @@ def test_through_unguarded_doors_the_inside_is_reached() -> None:
 
 @pytest.mark.parametrize("url", ["http://good.example/p.png", "HTTPS://good.example/p.png"])
 async def test_it_is_switched_off_unless_it_is_switched_on(url: str) -> None:
-    room = MediaRoom(MediaSettings(), LimitSettings())
+    sources = Sources(MediaSettings(), LimitSettings())
+    text = r"there: .* switched off here: send a data: URL \(media.fetch_urls\)"
     for ref in (ImageRef(url=url, field="there"), VideoRef(url=url, field="there")):
-        with pytest.raises(ServeError, match=r"there: .* switched off here \(media.fetch_urls\)"):
-            await room.sources([ref], "", MediaBounds())
+        with pytest.raises(ServeError, match=text):
+            await sources.find([ref], "", MediaBounds())
 
 
 @pytest.mark.parametrize("address", web.PUBLIC)

@@ -1,6 +1,7 @@
 """Bytes -> pixels: the same as a second decoder's, and nothing but a refusal of ours."""
 
 import hashlib
+import re
 import resource
 import struct
 import zlib
@@ -19,13 +20,13 @@ MAX_PIXELS = 1_000_000
 KINDS = pictures.kinds()
 BITMAPS = pictures.bitmaps()
 TAKEN = "a picture in one of PNG, JPEG, WEBP, GIF, BMP, TIFF, AVIF"
-TEXTS = {
-    "has no pixels",
-    "has more than 1000000 pixels",
-    "has a sample format that is not supported",
-    f"is not {TAKEN}",
-    "is a picture that is damaged or cut short",
-}
+TEXTS = re.compile(
+    r"has no pixels"
+    r"|has (\d+ x \d+ = \d+|more than 1000000) pixels; scale it (to at most 1000000|down)"
+    r"|has samples of mode \w+: send whole numbers of 1, 8 or 16 bits"
+    rf"|is not {TAKEN}"
+    r"|is a picture that is damaged or cut short"
+)
 # What Pillow says about odd files is not what is tested: the server runs with Python's own filters.
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 
@@ -118,7 +119,7 @@ def test_an_exif_block_of_an_avif_begins_as_it_must() -> None:
     exif[0x010F] = "somebody"
     whole = pictures.encoded(Image.fromarray(pictures.scene()), "AVIF", exif=exif)
     at = whole.rindex(b"MM\0*")
-    assert refusal(whole[:at] + b"none" + whole[at + 4 :]) in TEXTS
+    assert TEXTS.fullmatch(refusal(whole[:at] + b"none" + whole[at + 4 :]))
     kept = whole[: at + 4] + b"\x7f\xff\xff\xff" + whole[at + 8 :]  # it leads nowhere
     assert difference(load(kept), load(whole)) == 0
 
@@ -168,7 +169,7 @@ REFUSED = {
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_is_no_picture_is_refused(name: str) -> None:
-    assert refusal(REFUSED[name]) in TEXTS
+    assert TEXTS.fullmatch(refusal(REFUSED[name]))
 
 
 FOREIGN = {
@@ -192,7 +193,12 @@ def test_a_format_that_people_send_is_refused_by_its_name(kind: str) -> None:
 @pytest.mark.parametrize("size", [(1001, 1000), (13000, 13000), (65500, 65500), (2**31 - 1, 1)])
 def test_too_many_pixels_are_refused_by_the_header(size: tuple[int, int]) -> None:
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    assert refusal(png_claiming(*size)) == "has more than 1000000 pixels"
+    found = refusal(png_claiming(*size))
+    what = f"{size[0]} x {size[1]} = {size[0] * size[1]}"
+    assert found in (
+        f"has {what} pixels; scale it to at most 1000000",
+        "has more than 1000000 pixels; scale it down",  # where Pillow says so before us
+    )
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 8 * 1024
 
 
@@ -200,7 +206,7 @@ def test_too_many_pixels_are_refused_by_the_header(size: tuple[int, int]) -> Non
 def test_the_bound_holds_in_every_format(kind: str) -> None:
     data = pictures.encoded(Image.new("RGB", (100, 101)), kind)
     assert picture.decoded(data, 10_100).shape[0] == 101
-    assert refusal(data, 10_099) == "has more than 10099 pixels"
+    assert refusal(data, 10_099) == "has 100 x 101 = 10100 pixels; scale it to at most 10099"
 
 
 def load_or_refusal(data: bytes) -> pictures.Pixels | Refused:
@@ -227,7 +233,7 @@ def test_a_cut_picture_is_never_taken_for_a_whole_one(kind: str) -> None:
     for length in range(1, len(whole)):
         found = load_or_refusal(whole[:length])
         if isinstance(found, Refused):
-            assert str(found) in TEXTS
+            assert TEXTS.fullmatch(str(found))
         else:
             assert np.array_equal(found, expected), f"other pixels at {length} of {len(whole)}"
             taken.append(length)

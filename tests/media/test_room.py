@@ -8,6 +8,7 @@ import signal
 import time
 from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,8 +16,12 @@ from PIL import Image
 
 from tests import pictures
 from tests.media import clips
+from tests.media.watched import children
 from tests.scripted import ScriptedEngine
+from tests.waiting import until
 from vlserve.errors import Code, ServeError
+from vlserve.media import decoders
+from vlserve.media.uploads import UNKNOWN
 from vlserve.service.service import Service
 from vlserve.settings import LimitSettings, MediaSettings
 from vlserve.types import ChatRequest, ImageRef, Message, Role, VideoRef
@@ -72,7 +77,7 @@ async def test_an_upload_is_its_tenants_own() -> None:
         assert await text(service, request(ref, "x", tenant="key"))
         await asyncio.sleep(0.25)
         error = await refused(service, request(ref, "x", tenant="key"))
-        assert error.message == "is a reference that is not known here: it may have expired"
+        assert error.message == UNKNOWN
         for data in (b"", bytes(2 << 20)):
             with pytest.raises(ServeError) as too_much:
                 await service.upload(data, "key")
@@ -85,12 +90,21 @@ async def test_an_upload_is_its_tenants_own() -> None:
         (ImageRef(b""), "holds no data"),
         (ImageRef(url="data:,"), "holds no data"),
         (ImageRef(url="data:;base64,!"), "is not base64"),
-        (ImageRef(url="file:///etc/passwd"), "must be a data:, sha256:, http: or https: URL"),
-        (ImageRef(url="sha256:0"), "is a reference that is not known here: it may have expired"),
+        (
+            ImageRef(url="file:///etc/passwd"),
+            "has the scheme 'file': must be a data:, sha256:, http: or https: URL",
+        ),
+        (ImageRef(url="sha256:0"), UNKNOWN),
         (ImageRef(b"nothing"), "is not a picture in one of PNG, JPEG, WEBP, GIF, BMP, TIFF, AVIF"),
         (VideoRef(PNG[:50]), "is a video that is damaged or cut short"),
-        (VideoRef(PNG, max_frames=9), "must ask for at most 8 frames"),
-        (VideoRef(PNG, max_frames=-1), "must ask for at most 8 frames"),
+        (
+            VideoRef(PNG, max_frames=9),
+            "must ask for at most 8 frames (limits.max_video_frames), not 9",
+        ),
+        (
+            VideoRef(PNG, max_frames=-1),
+            "must ask for at most 8 frames (limits.max_video_frames), not -1",
+        ),
     ],
 )
 async def test_what_cannot_be_had_is_refused_by_name(ref: Any, message: str) -> None:
@@ -116,7 +130,10 @@ async def test_frames_count_as_pictures() -> None:
     async with opened(max_images=10) as service:
         assert await text(service, request(video, ImageRef(PNG), ImageRef(PNG), "x"))
         error = await refused(service, request(ImageRef(PNG), video, *[ImageRef(PNG)] * 2, "x"))
-        assert (error.field, error.message) == ("image", "a request may hold at most 10 pictures")
+        assert (error.field, error.message) == (
+            "image",
+            "is one picture after 10; a request may hold at most 10 (limits.max_images)",
+        )
         error = await refused(service, request(video, video, "x"))
         assert error.field == "clip"
 
@@ -193,3 +210,86 @@ async def test_an_answer_comes_though_the_worker_is_killed() -> None:
             answer = await text(service, request(ImageRef(PNG), "x", tenant=tenant))
             assert answer == f"{DIGEST} x "
         assert service._media._decoders.pid != pid
+
+
+def crossings(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The lengths of what is written from now on for processes that decode to read."""
+    lengths: list[int] = []
+    write = os.write
+
+    def counted(fd: int, data: memoryview) -> int:
+        num_bytes = write(fd, data)
+        if Path(f"/proc/self/fd/{fd}").readlink().name.startswith("memfd:encoded"):
+            lengths.append(num_bytes)
+        return num_bytes
+
+    monkeypatch.setattr("vlserve.media.files.os.write", counted)
+    return lengths
+
+
+def num_read(service: Service) -> int:
+    """Bytes that the one process that decodes has read, by the kernel's count."""
+    (pid,) = children(service._media._decoders.pid)
+    lines = Path(f"/proc/{pid}/io").read_text().splitlines()
+    return int(dict(line.split(": ") for line in lines)["rchar"])
+
+
+@pytest.mark.parametrize(("max_kept", "times"), [(decoders.MAX_KEPT, 1), (0, 2)])
+async def test_the_bytes_of_each_picture_cross_once(
+    max_kept: int, times: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The control keeps none between its header and its pixels."""
+    monkeypatch.setattr(decoders, "MAX_KEPT", max_kept)
+    photo = pictures.encoded(Image.frombytes("RGB", (1600, 1200), os.urandom(5_760_000)), "PNG")
+    files = [PNG, photo, *pictures.kinds().values()][:12]
+    clip = clips.video(num_frames=30)
+    num_bytes = sum(map(len, files)) + len(clip)
+    assert num_bytes > 5_000_000
+    async with opened(media=MediaSettings(workers=1), max_images=20) as service:
+        await text(service, request(ImageRef(PNG), "x"))
+        lengths = crossings(monkeypatch)
+        before = num_read(service)
+        await text(service, request(*map(ImageRef, files), VideoRef(clip), "x"))
+        read = num_read(service) - before
+    print(f"{num_bytes} bytes: {sum(lengths)} written, {read} read")
+    assert sum(lengths) == times * num_bytes
+    assert read == num_bytes
+
+
+async def test_what_waits_for_its_share_is_written_once_and_let_go_with_its_request(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def open_files() -> int:
+        return sum(
+            each.readlink().name.startswith("memfd:encoded")
+            for each in Path("/proc/self/fd").iterdir()
+            if each.is_symlink()
+        )
+
+    async with opened() as service:
+        await text(service, request(ImageRef(PNG), "x"))
+        assert open_files() == 0
+        lengths = crossings(monkeypatch)
+        budget = service._media.budget
+        async with budget.share(budget.num_left) as share:
+            asking = [
+                asyncio.create_task(text(service, request(ImageRef(PNG), "x"))) for _ in range(3)
+            ]
+            await until(lambda: len(budget._waiting) == 3)
+            assert open_files() == 3
+            asking[0].cancel()
+            await asyncio.wait(asking[:1])
+            assert open_files() == 2
+            share.give_back()
+            assert await asyncio.gather(*asking[1:]) == [f"{DIGEST} x "] * 2
+        assert open_files() == 0
+    assert lengths == [len(PNG)] * 3
+
+
+async def test_a_request_that_is_refused_keeps_no_file() -> None:
+    async with opened() as service:
+        kept = service._media._decoders._kept
+        error = await refused(service, request(ImageRef(PNG), ImageRef(b"bad", "bad"), "x"))
+        assert error.field == "bad"
+        assert not kept._kept
+        assert kept._num_bytes == 0

@@ -3,7 +3,7 @@
 import pytest
 
 from vlserve.errors import Code, ServeError
-from vlserve.media.uploads import MAX_WORDS, Uploads
+from vlserve.media.uploads import MAX_WORDS, UNKNOWN, Uploads
 
 
 class Clock:
@@ -20,7 +20,7 @@ def found(uploads: Uploads, reference: str, tenant: str) -> bytes | None:
     except ServeError as refused:
         error = refused
     assert (error.code, error.field) == (Code.INVALID_ARGUMENT, "there")
-    assert error.message == "is a reference that is not known here: it may have expired"
+    assert error.message == UNKNOWN
     return None
 
 

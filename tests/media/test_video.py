@@ -79,7 +79,10 @@ def test_an_animation_is_a_video_when_it_is_sent_as_one(kind: str) -> None:
     assert numbers(data, 100) == list(range(30))
     assert numbers(clips.animation(kind, num_frames=1), 8) == [0]
     assert video.num_pixels(data, 8, MAX_PIXELS) == 64 * 48 * 8
-    assert refusal(data, max_pixels=64 * 48 - 1) == "has frames of more than 3071 pixels"
+    assert (
+        refusal(data, max_pixels=64 * 48 - 1)
+        == "has frames of 64 x 48 = 3072 pixels; scale it to at most 3071"
+    )
 
 
 def test_times_count_not_numbers() -> None:
@@ -137,20 +140,23 @@ def test_what_a_header_claims_of_time_changes_nothing(lie: str) -> None:
 
 def test_a_video_of_too_many_hours_is_refused() -> None:
     slow = clips.video(num_frames=3, rate=1, times=[0, 9000, 18_000], container="matroska")
-    assert refusal(slow) == "is longer than 4 hours"
+    assert refusal(slow) == "is 5.0 hours long; at most 4 are taken"
 
 
 def test_more_frames_than_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     data = clips.video(num_frames=200)
     monkeypatch.setattr(video, "MAX_PACKETS", 199)
-    assert refusal(data) == "has more than 199 frames"
+    assert refusal(data) == "has more than 199 frames: cut it"
     monkeypatch.setattr(video, "MAX_PACKETS", 200)
     assert len(numbers(data, 8)) == 8
 
 
 def test_large_frames_are_refused_by_the_header() -> None:
     data = clips.video(num_frames=2, size=(640, 480))
-    assert refusal(data, max_pixels=307_199) == "has frames of more than 307199 pixels"
+    assert (
+        refusal(data, max_pixels=307_199)
+        == "has frames of 640 x 480 = 307200 pixels; scale it to at most 307199"
+    )
     assert len(list(video.frames(data, 8, 640 * 480))) == 2
 
 
@@ -163,7 +169,10 @@ def test_frames_that_are_larger_than_the_header_says() -> None:
     header[start + 12 : start + 20] = struct.pack("<II", 64, 48)
     begin = header.index(b"avih") + 8 + 32
     header[begin : begin + 8] = struct.pack("<II", 64, 48)
-    assert refusal(bytes(header), max_pixels=64 * 48) == "has frames of more than 3072 pixels"
+    assert (
+        refusal(bytes(header), max_pixels=64 * 48)
+        == "has frames of 640 x 480 = 307200 pixels; scale it to at most 3072"
+    )
     assert len(list(video.frames(small, 8, 64 * 48))) == 3
     assert len(list(video.frames(bytes(header), 8, MAX_PIXELS))) == 3  # the control
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from vlserve.media import picture, worker
 from vlserve.media.errors import Refused
+from vlserve.media.reader import Data
 
 _decoded = picture.decoded
 _num_pixels = picture.num_pixels
@@ -47,9 +48,9 @@ EVILS: dict[bytes, Callable[[bytes], object]] = {
 }
 
 
-def num_pixels(data: bytes, max_pixels: int) -> int:
+def num_pixels(data: Data, max_pixels: int) -> int:
     """As ever, of the picture that a slow one ends with."""
-    what, _, rest = data.partition(b" ")
+    what, _, rest = data[:].partition(b" ")
     return _num_pixels(rest.partition(b" ")[2] if what == b"slow" else data, max_pixels)
 
 

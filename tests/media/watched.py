@@ -14,12 +14,17 @@ _FORGET: Final = "5"  # what the kernel takes for: the most is what is there now
 _END_S: Final = 2.0
 
 
+def children(pid: int | None) -> list[int]:
+    """The numbers of the processes that a process has started."""
+    text = Path(f"/proc/{pid}/task/{pid}/children").read_text()
+    return [int(number) for number in text.split()]
+
+
 class Watched:
     """The one process of a room. Its methods raise ProcessLookupError where it is gone."""
 
     def __init__(self, room: Decoders) -> None:
-        children = Path(f"/proc/{room.pid}/task/{room.pid}/children").read_text().split()
-        (self.pid,) = map(int, children)
+        (self.pid,) = children(room.pid)
 
     def forget(self) -> None:
         """Count the most memory from here on."""

@@ -22,7 +22,7 @@ from PIL import Image
 
 from vlserve.errors import Code, ServeError
 from vlserve.media import fetch
-from vlserve.media.room import MediaRoom
+from vlserve.media.sources import Sources
 from vlserve.settings import LimitSettings, MediaSettings
 from vlserve.types import ImageRef, MediaBounds, VideoRef
 
@@ -82,12 +82,13 @@ GOOD: Final = (
     "http://good.example/chain/3",
 )
 # Answered by their host, but not with what may be taken.
+TOO_LARGE: Final = "has more than 1048576 bytes, the most that is fetched (media.fetch_mib)"
 BODIES: Final = {
-    "http://good.example/endless": "has more than 1048576 bytes",
-    "http://good.example/said": "has more than 1048576 bytes",
+    "http://good.example/endless": TOO_LARGE,
+    "http://good.example/said": TOO_LARGE,
     "http://good.example/gzip": "is sent compressed, which was not asked for",
-    "http://good.example/drip": "could not be fetched within 1 s",
-    "http://good.example/silent": "could not be fetched within 1 s",
+    "http://good.example/drip": "could not be fetched within 1 s (media.fetch_s)",
+    "http://good.example/silent": "could not be fetched within 1 s (media.fetch_s)",
     "http://good.example/headers": "could not be fetched",
     "http://good.example/404": "could not be fetched: its server answers 404",
     "http://good.example/cut": "could not be fetched",
@@ -230,7 +231,7 @@ async def trial(*, is_guarded: bool) -> dict[str, Any]:
 
 async def _asked(web: Web, *, is_guarded: bool) -> dict[str, Any]:
     settings = MediaSettings(fetch_urls=True, fetch_mib=1, fetch_s=1.0)
-    room = MediaRoom(settings, LimitSettings())
+    sources = Sources(settings, LimitSettings())
     wrong: list[str] = []
     num_refused = num_good = num_bodies = 0
     texts: set[str] = set()
@@ -238,7 +239,7 @@ async def _asked(web: Web, *, is_guarded: bool) -> dict[str, Any]:
         for ref in (ImageRef(url=url, field="there"), VideoRef(url=url, field="there")):
             before = len(web.connects)
             try:
-                await room.sources([ref], "", MediaBounds())
+                await sources.find([ref], "", MediaBounds())
                 # When its name meant the public host, that is who answered.
                 is_public = "rebinding" in url and set(web.connects[before:]) <= set(PUBLIC)
                 num_refused += is_public
@@ -248,27 +249,25 @@ async def _asked(web: Web, *, is_guarded: bool) -> dict[str, Any]:
                 texts.add(error.message)
             wrong += [f"{url} reached {to}" for to in web.connects[before:] if to not in PUBLIC]
     for url in GOOD if is_guarded else ():
-        (source,) = await room.sources([ImageRef(url=url, field="there")], "", MediaBounds())
+        (source,) = await sources.find([ImageRef(url=url, field="there")], "", MediaBounds())
         num_good += source.encoded.data == png()
     for url, text in BODIES.items() if is_guarded else ():
         try:
-            await room.sources([ImageRef(url=url, field="there")], "", MediaBounds())
+            await sources.find([ImageRef(url=url, field="there")], "", MediaBounds())
         except ServeError as error:
             num_bodies += error.message == text
             if error.message != text:
                 wrong.append(f"{url}: {error.message}")
-    bounded = await _bounded(room) if is_guarded else {}
-    allowed = MediaRoom(
+    bounded = await _bounded(sources) if is_guarded else {}
+    allowed = Sources(
         settings.model_copy(update={"fetch_hosts": "Good.example, x"}), LimitSettings()
     )
     hosts: dict[str, int | str] = {}
     for url in ("http://good.example/p.png", "http://other.example/p.png", GOOD[3]):
         try:
-            hosts[url] = len(await allowed.sources([ImageRef(url=url)], "", MediaBounds()))
+            hosts[url] = len(await allowed.find([ImageRef(url=url)], "", MediaBounds()))
         except ServeError as error:
             hosts[url] = error.message
-    room.close()
-    allowed.close()
     lines = [line.lower() for _, head in web.requests for line in head.split("\r\n")[1:] if line]
     return {
         "tried": 2 * len(HOSTILE),
@@ -284,13 +283,13 @@ async def _asked(web: Web, *, is_guarded: bool) -> dict[str, Any]:
     }
 
 
-async def _bounded(room: MediaRoom) -> dict[str, int | str]:
+async def _bounded(sources: Sources) -> dict[str, int | str]:
     """What a request may fetch that bounds it: refused by what is said of it, or by what comes."""
     found: dict[str, int | str] = {}
     for url, max_bytes in BOUNDED:
         try:
             wanted = MediaBounds(max_image_bytes=max_bytes)
-            (source,) = await room.sources([ImageRef(url=url)], "", wanted)
+            (source,) = await sources.find([ImageRef(url=url)], "", wanted)
             found[f"{url} {max_bytes}"] = len(source.encoded.data)
         except ServeError as error:
             found[f"{url} {max_bytes}"] = error.message

@@ -6,22 +6,17 @@ from collections.abc import Iterator
 from contextlib import AsyncExitStack, aclosing, contextmanager
 from os.path import isfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import Annotated
 
 import typer
 
+from vlserve import example
 from vlserve import settings as settings_room
 from vlserve.cli.base import ERR, OUT, SERVER_HELP
 from vlserve.cli.flags import Flags, with_settings
 from vlserve.errors import ServeError
 from vlserve.settings import Settings
 from vlserve.types import ChatRequest, ImageRef, Message, Role, SamplingParams
-
-if TYPE_CHECKING:
-    pass
-
-
-_DESCRIBE: Final = "Describe the image"
 
 
 @with_settings
@@ -49,7 +44,7 @@ def ask(
     paths = pictures or []
     # Nobody asks the name of a file: it is one more picture. Path raises where a name is too long.
     if isfile(question):  # noqa: PTH113
-        paths, question = [*paths, Path(question)], _DESCRIBE
+        paths, question = [*paths, Path(question)], example.QUESTION
     refs = tuple(ImageRef(path.read_bytes(), field=str(path)) for path in paths)
     content: tuple[str | ImageRef, ...] = (*refs, question)
     sampling = SamplingParams(max_tokens=max_tokens or settings.limits.default_max_tokens)

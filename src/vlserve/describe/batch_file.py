@@ -68,15 +68,15 @@ def _request(line: bytes, where: str) -> dict[str, Any]:
             raise DescribeError(f"{where}: {name} is missing")
     for name in request:
         if name not in _FIELDS:
-            raise DescribeError(f"{where}: {name} is not a field of a request")
+            raise DescribeError(f"{where}: {name} is not a field: {', '.join(_FIELDS)} are")
     if not isinstance(request["custom_id"], str) or not request["custom_id"]:
         raise DescribeError(f"{where}: custom_id must be a text that is not empty")
     if request["method"] != "POST":
-        raise DescribeError(f"{where}: method must be POST")
+        raise DescribeError(f"{where}: method must be POST, not {request['method']!r}")
     if request["url"] not in URLS:
-        raise DescribeError(f"{where}: url must be {' or '.join(URLS)}")
+        raise DescribeError(f"{where}: url must be {' or '.join(URLS)}, not {request['url']!r}")
     if not isinstance(request["body"], dict):
         raise DescribeError(f"{where}: body must be a JSON object")
     if request["body"].get("stream"):
-        raise DescribeError(f"{where}: body.stream: an answer in a file is no stream")
+        raise DescribeError(f"{where}: body.stream must be false: an answer in a file is no stream")
     return request

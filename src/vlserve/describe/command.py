@@ -3,12 +3,12 @@
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from vlserve import example
 from vlserve.describe import output, pictures
 from vlserve.describe.ask import COLUMNS, Asked, Asker
 from vlserve.describe.connect import connected
 from vlserve.describe.pictures import Picture
 from vlserve.describe.sitting import Effort, Sitting
-from vlserve.readiness import EXAMPLE_QUESTION
 from vlserve.settings import MIB, Settings
 from vlserve.types import Detail
 
@@ -41,7 +41,7 @@ async def describe(settings: Settings, job: Job, effort: Effort) -> int:
 async def _described(settings: Settings, job: Job, found: list[Picture], sitting: Sitting) -> None:
     async with connected(settings, job.server, sitting.say) as connection:
         asked = Asked(
-            EXAMPLE_QUESTION if job.question is None else job.question,
+            example.QUESTION if job.question is None else job.question,
             job.detail,
             job.max_tokens or settings.limits.default_max_tokens,
             connection.model,

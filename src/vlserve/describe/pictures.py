@@ -40,7 +40,8 @@ class Picture:
         with self.path.open("rb") as file:
             status = os.fstat(file.fileno())
             if status.st_size > max_bytes:
-                raise invalid("picture", f"is larger than {max_bytes} bytes")
+                most = f"is larger than {max_bytes} bytes (limits.max_message_mib)"
+                raise invalid("picture", f"{most}: it has {status.st_size}")
             return file.read(), stamp_of(status)
 
 

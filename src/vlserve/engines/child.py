@@ -2,10 +2,6 @@
 
 import asyncio
 import logging
-import signal
-import socket
-import subprocess
-import sys
 from typing import Final
 
 from vlserve.engines.base import EngineInfo
@@ -20,6 +16,7 @@ from vlserve.engines.wire import (
 )
 from vlserve.errors import Code, ServeError
 from vlserve.models.errors import ModelError
+from vlserve.processes import Process
 from vlserve.settings import EngineSettings, ModelSettings
 
 # Weights may come over a slow network, but a child that hangs here must not hang for ever.
@@ -35,23 +32,11 @@ class Lost(Exception):  # noqa: N818  not an error of ours: a process is gone
 
 
 class Child:
-    """A process that runs `module`, which becomes an engine with `open`.
-
-    It is in a session of its own, so that a terminal's signals reach the front alone, and it ends
-    when the front does. What it prints goes to the front's stderr.
-    """
+    """A process that runs `module`, which becomes an engine with `open`."""
 
     def __init__(self, module: str) -> None:
-        ours, theirs = socket.socketpair()
-        with theirs:
-            self._process = subprocess.Popen(  # noqa: S603  our own module
-                [sys.executable, "-P", "-m", module, str(theirs.fileno())],
-                pass_fds=[theirs.fileno()],
-                stdin=subprocess.DEVNULL,
-                stdout=2,
-                start_new_session=True,
-            )
-        self._channel: Channel[FromWorker] = Channel(ours, FromWorker, _MAX_BYTES)
+        self._process = Process(module)
+        self._channel: Channel[FromWorker] = Channel(self._process.socket, FromWorker, _MAX_BYTES)
         self._is_open = False
 
     @property
@@ -114,11 +99,8 @@ class Child:
         await self.killed()
 
     async def killed(self) -> str:
-        """Kill the process, let its socket go, and say what it died of."""
+        """Kill the process, close its socket, and say what it died of."""
         self._process.kill()
         self._channel.close()
-        try:
-            status = await asyncio.to_thread(self._process.wait, _REAP_S)
-        except subprocess.TimeoutExpired:
-            return "killed, and still not gone"
-        return f"exit status {status}" if status >= 0 else signal.Signals(-status).name
+        died_of = await asyncio.to_thread(self._process.reaped, _REAP_S)
+        return died_of or "killed, and still not gone"

@@ -73,12 +73,16 @@ class EchoEngine:
         watch.enter(Stage.PREPROCESS)
         for name in ("guide", "logprobs"):
             if getattr(request.sampling, name) is not None:
-                raise invalid(name, "is not served by the echo engine, which holds no model")
+                raise invalid(
+                    name, "is not served by the echo engine, which holds no model (engine.kind)"
+                )
         account = "; ".join(_account(message) for message in request.messages)
         prompt = _count(request)
         num_left = MAX_CONTEXT_TOKENS - prompt.prompt_tokens
         if num_left < 1:
-            raise invalid("messages", f"more than {MAX_CONTEXT_TOKENS} tokens, answer included")
+            num, most = prompt.prompt_tokens, MAX_CONTEXT_TOKENS
+            message = f"{num} tokens do not fit the model's context of {most}, answer included"
+            raise invalid("messages", message)
         words = _WORD.findall(account)
         limit = min(request.sampling.max_tokens, num_left)
         stop = StopStrings(request.sampling.stop)

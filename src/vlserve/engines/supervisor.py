@@ -342,7 +342,8 @@ class Supervisor:
             if ticket.request is None:
                 self._refuse(ticket, self._unavailable())
             elif ticket.num_tries >= MAX_TRIES:
-                self._refuse(ticket, ServeError(Code.INTERNAL, "the request failed"))
+                failed = "the request failed: the engine's process died while it ran, each time"
+                self._refuse(ticket, ServeError(Code.INTERNAL, failed))
             else:
                 ticket.is_sent = ticket.is_begun = False
                 self._outbox.put_nowait(ticket)

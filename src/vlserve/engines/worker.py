@@ -9,7 +9,6 @@ import contextlib
 import logging
 import os
 import select
-import signal
 import socket
 import sys
 import threading
@@ -39,6 +38,7 @@ from vlserve.engines.wire import (
 )
 from vlserve.errors import Code, ServeError
 from vlserve.models.errors import ModelError
+from vlserve.processes import front
 from vlserve.settings import EngineSettings, ModelSettings
 from vlserve.types import Request
 
@@ -176,11 +176,7 @@ async def work(connection: socket.socket) -> int:
 
 def main() -> None:
     """Work until the front ends it."""
-    # Signals for the whole group are the front's affair: it still drains while this one runs.
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
-    connection = socket.socket(fileno=int(sys.argv[1]))
-    connection.set_inheritable(False)
+    connection = front()
     threading.Thread(target=_end_with_the_front, args=(connection,), daemon=True).start()
     try:
         status = asyncio.run(work(connection))

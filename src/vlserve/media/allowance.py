@@ -16,4 +16,8 @@ class Allowance:
         self._num_left -= num_bytes
         if self._num_left < 0:
             mib = self._num_bytes // MIB
-            raise Refused(f"has, with what was fetched before it, more than {mib} MiB")
+            raise Refused(
+                f"has, with what was fetched before it, more than {mib} MiB"
+                "; ask about less in one request",
+                "limits.max_message_mib",
+            )

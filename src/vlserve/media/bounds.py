@@ -1,20 +1,41 @@
 """What one request may hold: the limits here, or less where its caller asks for less."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Final
 
-from vlserve.errors import invalid
+from vlserve.errors import ServeError, invalid
+from vlserve.media.errors import Refused
 from vlserve.settings import MIB, LimitSettings
 from vlserve.types import MediaBounds
+
+_SETTINGS: Final = {
+    "max_images": "limits.max_images",
+    # No other bound of a picture's bytes is above it, wherever they come from.
+    "max_image_bytes": "limits.max_message_mib",
+    "max_image_pixels": "limits.max_image_pixels",
+    "max_video_frames": "limits.max_video_frames",
+}
 
 
 @dataclass(frozen=True, slots=True)
 class Allowed:
-    """MediaBounds with a value for each."""
+    """MediaBounds with a value for each. `lowered` are those that are the request's own."""
 
     max_images: int
     max_image_bytes: int
     max_image_pixels: int
     max_video_frames: int
+    lowered: frozenset[str] = field(default=frozenset(), compare=False, kw_only=True)
+
+    def holder(self, bound: str) -> str:
+        """What holds a bound, as a message names it: a setting, or the request itself."""
+        return f"the request's own {bound}" if bound in self.lowered else _SETTINGS[bound]
+
+    def refusal(self, name: str, refused: Refused) -> ServeError:
+        """INVALID_ARGUMENT of what was refused in the field `name`, with what holds its bound."""
+        bound = refused.bound
+        holder = self.holder(bound) if bound in _SETTINGS else bound
+        return invalid(name, f"{refused} ({holder})" if bound else str(refused))
 
 
 def allowed(wanted: MediaBounds, limits: LimitSettings) -> Allowed:
@@ -25,17 +46,19 @@ def allowed(wanted: MediaBounds, limits: LimitSettings) -> Allowed:
     """
     bounds = {
         "max_images": limits.max_images,
-        # No other bound of a picture's bytes is above it, wherever they come from.
         "max_image_bytes": limits.max_message_mib * MIB,
         "max_image_pixels": limits.max_image_pixels,
         "max_video_frames": limits.max_video_frames,
     }
+    lowered = set()
     for name, limit in bounds.items():
         value: int | None = getattr(wanted, name)
         if value is None:
             continue
         if value > limit:
-            message = f"must be at most {limit}: a request may lower the limit and not raise it"
+            message = f"must be at most {limit} ({_SETTINGS[name]}), not {value}"
+            message += ": a request may lower the limit and not raise it"
             raise invalid(f"media_bounds.{name}", message)
         bounds[name] = value
-    return Allowed(**bounds)
+        lowered.add(name)
+    return Allowed(**bounds, lowered=frozenset(lowered))

@@ -36,12 +36,15 @@ async def decoded(url: str, max_bytes: int) -> bytes:
     is_base64 = url[:comma].rstrip(" ").lower().endswith(";base64")
     if not is_base64 or "%" in url:
         if len(url) - comma > MAX_ESCAPED:
-            raise Refused(f"is percent-encoded and longer than {MAX_ESCAPED}: use plain base64")
+            raise Refused(
+                f"is percent-encoded and has {len(url) - comma} characters, of at most"
+                f" {MAX_ESCAPED}: use plain base64"
+            )
         body = unquote_to_bytes(url[comma + 1 :])
         if is_base64:
             return await _of_base64(body.decode("latin-1"), 0, max_bytes)
         if len(body) > max_bytes:
-            raise too_many_bytes(max_bytes)
+            raise too_many_bytes(len(body), max_bytes)
         return body
     return await _of_base64(url, comma + 1, max_bytes)
 
@@ -65,9 +68,14 @@ async def _of_base64(text: str, begin: int, max_bytes: int) -> bytes:
             raise _not_base64(text, begin)
         num_bytes += len(pieces[-1])
         if num_bytes > max_bytes:
-            raise too_many_bytes(max_bytes)
+            raise too_many_bytes(_num_letters(text, begin) * 3 // 4, max_bytes)
         await asyncio.sleep(0)
     return b"".join(pieces)
+
+
+def _num_letters(text: str, begin: int) -> int:
+    """Without padding and line ends: each stands for 6 bits."""
+    return len(text) - begin - sum(text.count(each, begin) for each in f"={_LINE_ENDS}")
 
 
 def _plain(letters: bytes) -> bytes:

@@ -1,16 +1,11 @@
 """The processes that decode, seen from the front: asked, waited for, and what they died of."""
 
 import asyncio
-import fcntl
 import logging
 import mmap
 import os
 import signal
 import socket
-import subprocess
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
 
@@ -19,6 +14,7 @@ import numpy.typing as npt
 
 from vlserve.errors import Code, ServeError
 from vlserve.media.errors import Refused
+from vlserve.media.files import Kept, file, seal, written
 from vlserve.media.wire import (
     MAX_BYTES,
     TOO_MUCH_MEMORY,
@@ -33,6 +29,8 @@ from vlserve.media.wire import (
     answer,
     encoded,
 )
+from vlserve.processes import Process
+from vlserve.settings import MIB
 
 WORKER: Final = "vlserve.media.worker"
 # Times that a picture is tried when its process is gone without a fault of its own.
@@ -42,12 +40,13 @@ MAX_USES: Final = 100
 # For a new process to say its first word, in s: the one that makes it may only start itself.
 START_S: Final = 20.0
 TOO_LONG: Final = "takes too long to decode"
-_LATE_SIGNALS: Final = (signal.SIGXCPU, signal.SIGALRM)
-_PIECE_BYTES: Final = 2**20
+_TOO_MUCH: Final = Refusal(TOO_MUCH_MEMORY)
+# What is written and waits to be decoded: descriptors, of which a process has not many, and memory.
+MAX_KEPT: Final = 256
+MAX_KEPT_BYTES: Final = 2**28
 # What is larger is mapped, which costs a descriptor for as long as somebody holds it.
 _COPIED_BYTES: Final = 2**22
 _END_S: Final = 2.0
-_SEALS: Final = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK
 _log = logging.getLogger(__name__)
 
 Pixels = npt.NDArray[np.uint8]
@@ -57,7 +56,7 @@ class _Lost(Exception):  # noqa: N818  not an error of ours: a process is gone
     """The process was gone before it answered, by no fault of the picture that is known."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Encoded:
     """What is to be decoded: a tenant's bytes, as a video's frames where `max_frames` is above 0,
     each of at most `max_pixels` pixels."""
@@ -98,9 +97,10 @@ class Decoders:
         self._bounds = bounds
         self._places = asyncio.Semaphore(num)
         self._idle: list[_Process] = []
-        self._worker: subprocess.Popen[bytes] | None = None
-        self._control: socket.socket | None = None
+        self._worker: Process | None = None
         self._is_closed = False
+        # Of those whose header was read, until they are decoded: to be written once.
+        self._kept = Kept(MAX_KEPT, MAX_KEPT_BYTES)
 
     @property
     def pid(self) -> int | None:
@@ -116,15 +116,27 @@ class Decoders:
     def close(self) -> None:
         """End all processes. Whoever waits for one, which nobody should, is told UNAVAILABLE."""
         self._is_closed = True
+        self._kept.clear()
         self._end()
 
     async def num_pixels(self, what: Encoded) -> int:
-        """The pixels of all frames, by the header alone. Raises as `frames` does."""
+        """The pixels of all frames, by the header alone. What is here is kept for `frames`, until
+        then or until `forget`. Raises as `frames` does."""
         async with self._places:
-            found = await self._answer(what, only_size=True)
-        if not isinstance(found, Size):
-            raise _failed()
+            source = await written("encoded", what.data)
+            try:
+                found = await self._answer(what, source, only_size=True)
+                if not isinstance(found, Size):
+                    raise _failed()
+            except BaseException:
+                os.close(source)
+                raise
+            self._kept.keep(what, source)
         return found.num_pixels
+
+    def forget(self, what: Encoded) -> None:
+        """Nobody asks for its frames any more."""
+        self._kept.drop(what)
 
     async def frames(self, what: Encoded) -> list[Pixels]:
         """The decoded frames, one of a picture: uint8[height, width, 3] each, read-only.
@@ -133,30 +145,40 @@ class Decoders:
         its process; ServeError(INTERNAL) where no process could decode it.
         """
         async with self._places:
-            found = await self._answer(what, only_size=False)
+            source = self._kept.take(what)
+            if source is None:
+                source = await written("encoded", what.data)
+            try:
+                found = await self._answer(what, source, only_size=False)
+            finally:
+                os.close(source)
         if not isinstance(found, list):
             raise _failed()
         return found
 
-    async def _answer(self, what: Encoded, *, only_size: bool) -> Ready | Size | list[Pixels]:
+    async def _answer(
+        self, what: Encoded, source: int, *, only_size: bool
+    ) -> Ready | Size | list[Pixels]:
         died: Died | None = None
         for _ in range(MAX_TRIES):
             process = self._taken(what.tenant)
             is_kept = False
             try:
-                found = await self._tried(process, what, only_size=only_size)
-                is_kept = not isinstance(found, Died) and found != Refusal(TOO_MUCH_MEMORY)
+                found = await self._tried(process, what, source, only_size=only_size)
+                is_kept = not isinstance(found, Died) and found != _TOO_MUCH
             except _Lost as lost:
                 _log.warning("a process that decodes is gone: %s", lost)
                 continue
             finally:
                 self._give_back(process, is_kept=is_kept)
             match found:
-                case Refusal(reason):
-                    raise Refused(reason)
+                case Refusal(reason, bound):
+                    raise self._too_much_memory() if found == _TOO_MUCH else Refused(reason, bound)
+                case Died(signal.SIGXCPU):
+                    raise self._too_long("decode_cpu_s", self._bounds.processor_s)
+                case Died(signal.SIGALRM):
+                    raise self._too_long("decode_s", self._bounds.clock_s)
                 case Died(number):
-                    if number in _LATE_SIGNALS:
-                        raise Refused(TOO_LONG)
                     died = found
                     _log.error("a picture's process died of %s", _name(number))
                     # Who kills is not known: the kernel out of memory, or somebody else.
@@ -166,16 +188,15 @@ class Decoders:
                     return found
         if died is None:
             raise _failed()
-        raise Refused("ends the process that decodes it")
+        raise Refused("ends the process that decodes it: encode it anew")
 
     async def _tried(
-        self, process: _Process, what: Encoded, *, only_size: bool
+        self, process: _Process, what: Encoded, source: int, *, only_size: bool
     ) -> Ready | Size | list[Pixels] | Refusal | Died:
         if process.num_uses == 0:
             await self._meet(process)
         task = encoded(Task(what.max_frames, what.max_pixels, only_size))
-        with _file("encoded") as source, _file("pixels") as pixels:
-            await _write(source, what.data)
+        with file("pixels") as pixels:
             try:
                 socket.send_fds(process.channel, [task], [source, pixels])
             except OSError:
@@ -183,8 +204,16 @@ class Decoders:
             try:
                 found = await _heard(process, self._bounds.clock_s)
             except TimeoutError:
-                raise Refused(TOO_LONG) from None
+                raise self._too_long("decode_s", self._bounds.clock_s) from None
             return _pixels_of(pixels, found.shapes) if isinstance(found, Decoded) else found
+
+    def _too_long(self, setting: str, max_s: float) -> Refused:
+        clock = "" if setting == "decode_s" else " of a processor"
+        return Refused(f"{TOO_LONG}: more than {max_s:g} s{clock}", f"media.{setting}")
+
+    def _too_much_memory(self) -> Refused:
+        mib = self._bounds.memory_bytes // MIB
+        return Refused(f"{TOO_MUCH_MEMORY}: more than {mib} MiB", "media.decode_mib")
 
     async def _meet(self, process: _Process) -> None:
         """Wait for a new process's first word."""
@@ -232,28 +261,18 @@ class Decoders:
                 ours.close()
                 raise ServeError(Code.UNAVAILABLE, "the server is shutting down", retry_after_s=1.0)
             for _ in range(2):
-                control = self._control or self._start_worker()
+                worker = self._worker or self._start_worker()
                 try:
-                    socket.send_fds(control, [encoded(self._bounds)], [theirs.fileno()])
+                    socket.send_fds(worker.socket, [encoded(self._bounds)], [theirs.fileno()])
                     break
                 except OSError:
                     _log.error("the process that makes others is gone: a new one is started")
                     self._kill()
         return _Process(ours)
 
-    def _start_worker(self) -> socket.socket:
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        with theirs:
-            self._worker = subprocess.Popen(  # noqa: S603  our own module
-                [sys.executable, "-P", "-m", WORKER, str(theirs.fileno())],
-                pass_fds=[theirs.fileno()],
-                stdin=subprocess.DEVNULL,
-                stdout=2,
-                start_new_session=True,
-            )
-        ours.setblocking(False)
-        self._control = ours
-        return ours
+    def _start_worker(self) -> Process:
+        self._worker = Process(WORKER, socket.SOCK_SEQPACKET)
+        return self._worker
 
     def _kill(self) -> None:
         if self._worker is not None:
@@ -261,29 +280,16 @@ class Decoders:
         self._end()
 
     def _end(self) -> None:
-        worker, control = self._worker, self._control
-        self._worker = self._control = None
+        worker, self._worker = self._worker, None
         for process in self._idle:
             process.channel.close()
         self._idle.clear()
-        if worker is None or control is None:
+        if worker is None:
             return
-        control.close()  # whoever decodes is killed, then it ends
-        try:
-            worker.wait(_END_S)
-        except subprocess.TimeoutExpired:
+        worker.socket.close()  # whoever decodes is killed, then it ends
+        if worker.reaped(_END_S) is None:
             worker.kill()
-            worker.wait()
-
-
-@contextmanager
-def _file(name: str) -> Iterator[int]:
-    """A file in memory without a path, for as long as the context and its holders last."""
-    fd = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-    try:
-        yield fd
-    finally:
-        os.close(fd)
+            worker.reaped(None)
 
 
 async def _heard(process: _Process, within_s: float) -> Answer:
@@ -299,14 +305,6 @@ async def _heard(process: _Process, within_s: float) -> Answer:
         return answer(datagram)
     except ValueError:
         raise _Lost("no word" if datagram else "there was none") from None
-
-
-async def _write(fd: int, data: bytes) -> None:
-    """In pieces, with the loop free in between."""
-    rest = memoryview(data)
-    while rest:
-        rest = rest[os.write(fd, rest[:_PIECE_BYTES]) :]
-        await asyncio.sleep(0)
 
 
 def _pixels_of(fd: int, shapes: list[tuple[int, int]]) -> list[Pixels]:
@@ -328,7 +326,7 @@ def _pixels_of(fd: int, shapes: list[tuple[int, int]]) -> list[Pixels]:
 def _sealed(fd: int) -> mmap.mmap:
     """A file's content, which nobody can change from now on. It keeps a descriptor."""
     try:
-        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _SEALS)
+        seal(fd)
     except OSError:  # somebody can still write to it
         raise _Lost("pixels that may change") from None
     return mmap.mmap(fd, 0, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ)

@@ -14,7 +14,7 @@ from yarl import URL
 
 from vlserve.media.address import is_public
 from vlserve.media.allowance import Allowance
-from vlserve.media.errors import Refused, too_many_bytes
+from vlserve.media.errors import Refused
 
 MAX_REDIRECTS: Final = 3
 _MAX_AT_ONCE: Final = 16
@@ -44,17 +44,19 @@ class Fetcher:
 
         Raises Refused, with nothing in its text that the caller could not know.
         """
-        max_bytes = min(max_bytes, self._max_bytes)
+        bound = "max_image_bytes" if max_bytes < self._max_bytes else "media.fetch_mib"
+        most = (min(max_bytes, self._max_bytes), bound)
         try:
             async with asyncio.timeout(self._max_s), self._turns, _session(self._max_s) as session:
                 target = self._judged(url)
                 for _ in range(MAX_REDIRECTS + 1):
-                    found = await self._asked(session, target, allowance, max_bytes)
+                    found = await self._asked(session, target, allowance, *most)
                     if isinstance(found, bytes):
                         return found
                     target = self._judged(found, target)
         except TimeoutError:
-            raise Refused(f"could not be fetched within {self._max_s:g} s") from None
+            message = f"could not be fetched within {self._max_s:g} s"
+            raise Refused(message, "media.fetch_s") from None
         except (aiohttp.ClientError, OSError, ValueError):
             raise Refused(_FAILED) from None
         raise Refused(f"is more than {MAX_REDIRECTS} redirects away")
@@ -72,11 +74,16 @@ class Fetcher:
         if target.user is not None or target.password is not None:
             raise Refused("must be a URL without a user and a password")
         if self._hosts and host.lower().rstrip(".") not in self._hosts:
-            raise Refused("is not on a host that this server fetches from")
+            raise Refused("is not on a host that this server fetches from", "media.fetch_hosts")
         return target.with_fragment(None)
 
     async def _asked(
-        self, session: aiohttp.ClientSession, url: URL, allowance: Allowance, max_bytes: int
+        self,
+        session: aiohttp.ClientSession,
+        url: URL,
+        allowance: Allowance,
+        max_bytes: int,
+        bound: str,
     ) -> bytes | str:
         """The body, or where it is instead."""
         async with session.get(url, allow_redirects=False) as response:
@@ -87,14 +94,19 @@ class Fetcher:
             if response.headers.get("Content-Encoding", "identity").lower() != "identity":
                 raise Refused("is sent compressed, which was not asked for")
             if (response.content_length or 0) > max_bytes:
-                raise too_many_bytes(max_bytes)
+                raise _endless(max_bytes, bound)
             body = bytearray()
             async for piece in response.content.iter_chunked(_PIECE_BYTES):
                 allowance.take(len(piece))
                 body += piece
                 if len(body) > max_bytes:
-                    raise too_many_bytes(max_bytes)
+                    raise _endless(max_bytes, bound)
             return bytes(body)
+
+
+def _endless(max_bytes: int, bound: str) -> Refused:
+    """Of a body that is not fetched to its end."""
+    return Refused(f"has more than {max_bytes} bytes, the most that is fetched", bound)
 
 
 def _session(max_s: float) -> aiohttp.ClientSession:

@@ -25,7 +25,8 @@ import numpy.typing as npt
 from PIL import AvifImagePlugin, ImageCms, ImageFile, TiffImagePlugin, UnidentifiedImageError
 from PIL import Image as Pillow
 
-from vlserve.media.errors import Refused
+from vlserve.media.errors import Refused, too_many_pixels
+from vlserve.media.reader import Data, reader
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -62,7 +63,7 @@ warnings.filterwarnings("error", category=Pillow.DecompressionBombWarning)
 AvifImagePlugin.DEFAULT_MAX_THREADS = 1
 
 
-def num_pixels(data: bytes, max_pixels: int) -> int:
+def num_pixels(data: Data, max_pixels: int) -> int:
     """Width times height by the header, from 1 to `max_pixels`. Raises Refused."""
     with _damage_refused(max_pixels), _opened(data, max_pixels) as picture:
         return picture.width * picture.height
@@ -83,7 +84,7 @@ def as_pixels(picture: Pillow.Image) -> Pixels:
     Raises Refused for samples that have no eight bits to them.
     """
     if picture.mode in ("I", "F", "LAB"):
-        raise Refused("has a sample format that is not supported")
+        raise Refused(f"has samples of mode {picture.mode}: send whole numbers of 1, 8 or 16 bits")
     turn = _TURNS.get(_orientation(picture))
     profile = picture.info.get("icc_profile")
     colours, alpha = _without_alpha(picture)
@@ -104,40 +105,37 @@ def _damage_refused(max_pixels: int) -> Iterator[None]:
     except (Refused, MemoryError):
         raise
     except (Pillow.DecompressionBombWarning, Pillow.DecompressionBombError):
-        raise _too_large(max_pixels) from None
+        message = f"has more than {max_pixels} pixels; scale it down"
+        raise Refused(message, "max_image_pixels") from None
     except Exception:  # a broken file makes Pillow raise nearly anything
         raise Refused("is a picture that is damaged or cut short") from None
 
 
-def _too_large(max_pixels: int) -> Refused:
-    return Refused(f"has more than {max_pixels} pixels")
-
-
-def _opened(data: bytes, max_pixels: int) -> ImageFile.ImageFile:
+def _opened(data: Data, max_pixels: int) -> ImageFile.ImageFile:
     """The first frame as it is stored, judged by its header and not decoded yet."""
     try:
-        picture = Pillow.open(io.BytesIO(data), formats=FORMATS)
+        picture = Pillow.open(reader(data), formats=FORMATS)
     except UnidentifiedImageError:
-        raise _not_taken(data) from None
+        raise _not_taken(data[:_BRANDS_END]) from None
     if picture.width < 1 or picture.height < 1:
         raise Refused("has no pixels")
     if picture.width * picture.height > max_pixels:
-        raise _too_large(max_pixels)
+        raise too_many_pixels(picture.width, picture.height, max_pixels)
     return picture
 
 
-def _not_taken(data: bytes) -> Refused:
+def _not_taken(begin: bytes) -> Refused:
     taken = f"in one of {', '.join(FORMATS)}"
-    name = "HEIC" if _is_heic(data) else ""
-    for begin, foreign in _FOREIGN.items():
-        name = foreign if data.startswith(begin) else name
+    name = "HEIC" if _is_heic(begin) else ""
+    for mark, foreign in _FOREIGN.items():
+        name = foreign if begin.startswith(mark) else name
     return Refused(f"is {name}: must be a picture {taken}" if name else f"is not a picture {taken}")
 
 
-def _is_heic(data: bytes) -> bool:
+def _is_heic(begin: bytes) -> bool:
     """Whether one of a file's brands says so: what it is, and what can read it."""
-    brands = (data[at : at + 4] for at in range(8, _BRANDS_END, 4))
-    return data[4:8] == b"ftyp" and any(brand in _HEIC_BRANDS for brand in brands)
+    brands = (begin[at : at + 4] for at in range(8, _BRANDS_END, 4))
+    return begin[4:8] == b"ftyp" and any(brand in _HEIC_BRANDS for brand in brands)
 
 
 def _loaded(data: bytes, max_pixels: int) -> Pillow.Image:

@@ -10,7 +10,10 @@ from vlserve.errors import Code, ServeError, invalid
 from vlserve.types import Upload
 
 SCHEME: Final = "sha256:"
-UNKNOWN: Final = "is a reference that is not known here: it may have expired"
+UNKNOWN: Final = (
+    "is a reference that is not known here: it may have expired (media.keep_uploads_s)"
+    "; upload it again"
+)
 # What a name or a purpose may take, beside the bytes that are counted.
 MAX_WORDS: Final = 255
 
@@ -69,9 +72,14 @@ class Uploads:
         """Keep `data` under its `reference`. Raises ServeError(INVALID_ARGUMENT) naming `field`
         for what is larger than there is room, and for a longer name or purpose than MAX_WORDS."""
         if len(data) > self._max_bytes:
-            raise invalid(field, f"has more than {self._max_bytes} bytes")
-        if max(len(name), len(purpose)) > MAX_WORDS:
-            raise invalid(field, f"has a name or a purpose of more than {MAX_WORDS} characters")
+            message = (
+                f"has {len(data)} bytes; at most {self._max_bytes} are kept (media.uploads_mib)"
+            )
+            raise invalid(field, message)
+        for what, words in (("name", name), ("purpose", purpose)):
+            if len(words) > MAX_WORDS:
+                message = f"has a {what} of {len(words)} characters; at most {MAX_WORDS} are kept"
+                raise invalid(field, message)
         self.expire()
         self._drop(tenant, reference)
         while self.num_bytes + len(data) > self._max_bytes:

@@ -27,8 +27,9 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 from PIL import Image as Pillow
 
-from vlserve.media.errors import Refused
+from vlserve.media.errors import Refused, too_many_pixels
 from vlserve.media.picture import Pixels, as_pixels
+from vlserve.media.reader import Data, reader
 
 FORMATS: Final = ("MP4", "WebM", "AVI", "MPEG-TS", "GIF", "APNG", "WebP", "AVIF")
 CODECS: Final = frozenset(
@@ -42,7 +43,7 @@ _EDGE_PIXELS: Final = 2**18
 _DAMAGED: Final = "is a video that is damaged or cut short"
 
 
-def num_pixels(data: bytes, max_frames: int, max_pixels: int) -> int:
+def num_pixels(data: Data, max_frames: int, max_pixels: int) -> int:
     """Width times height by the header, times the frames that are wanted. Raises Refused."""
     with _damage_refused():
         if _is_animation(data):
@@ -88,20 +89,21 @@ def _damage_refused() -> Iterator[None]:
         raise Refused(_DAMAGED) from None
 
 
-def _is_animation(data: bytes) -> bool:
-    is_webp = data[:4] == b"RIFF" and data[8:12] == b"WEBP"
-    is_avif = data[4:12] in (b"ftypavif", b"ftypavis")
-    return is_webp or is_avif or data.startswith((b"GIF8", b"\x89PNG\r\n\x1a\n"))
+def _is_animation(data: Data) -> bool:
+    begin = data[:12]
+    is_webp = begin[:4] == b"RIFF" and begin[8:] == b"WEBP"
+    is_avif = begin[4:] in (b"ftypavif", b"ftypavis")
+    return is_webp or is_avif or begin.startswith((b"GIF8", b"\x89PNG\r\n\x1a\n"))
 
 
-def _too_large(max_pixels: int) -> Refused:
-    return Refused(f"has frames of more than {max_pixels} pixels")
+def _too_large(width: int, height: int, max_pixels: int) -> Refused:
+    return too_many_pixels(width, height, max_pixels, "has frames of")
 
 
-def _animation(data: bytes, max_pixels: int) -> Pillow.Image:
-    picture = Pillow.open(io.BytesIO(data), formats=_ANIMATIONS)
+def _animation(data: Data, max_pixels: int) -> Pillow.Image:
+    picture = Pillow.open(reader(data), formats=_ANIMATIONS)
     if picture.width * picture.height > max_pixels:
-        raise _too_large(max_pixels)
+        raise _too_large(picture.width, picture.height, max_pixels)
     return picture
 
 
@@ -143,11 +145,11 @@ def _middles(num: int, max_num: int) -> list[int]:
     return [(2 * i + 1) * num // (2 * max_num) for i in range(max_num)]
 
 
-def _format(data: bytes) -> str:
+def _format(data: Data) -> str:
     """FFmpeg's name for the container, by its first bytes."""
     if data[4:8] == b"ftyp":
         return "mov"
-    if data.startswith(b"\x1a\x45\xdf\xa3"):
+    if data[:4] == b"\x1a\x45\xdf\xa3":
         return "matroska"
     if data[:4] == b"RIFF" and data[8:11] == b"AVI":
         return "avi"
@@ -156,10 +158,9 @@ def _format(data: bytes) -> str:
     raise Refused(f"is not a video in one of {', '.join(FORMATS)}")
 
 
-def _container(data: bytes) -> InputContainer:
+def _container(data: Data) -> InputContainer:
     options = {"protocol_whitelist": "none", "enable_drefs": "0", "max_streams": "64"}
-    file = io.BytesIO(data)
-    return av.open(file, "r", _format(data), options, io_open=_open_nothing)
+    return av.open(reader(data), "r", _format(data), options, io_open=_open_nothing)
 
 
 def _open_nothing(*_: Any) -> NoReturn:
@@ -174,11 +175,11 @@ def _stream(container: InputContainer, max_pixels: int) -> VideoStream:
     stream = streams[0]
     context = stream.codec_context
     if context.name not in CODECS and stream.codec.canonical_name not in CODECS:
-        raise Refused(f"is not coded in one of {', '.join(sorted(CODECS))}")
+        raise Refused(f"is coded in {context.name}: must be in one of {', '.join(sorted(CODECS))}")
     if context.width < 1 or context.height < 1:
         raise Refused("has no pixels")
     if context.width * context.height > max_pixels:
-        raise _too_large(max_pixels)
+        raise _too_large(context.width, context.height, max_pixels)
     context.thread_count = 1
     # The decoder's own bound, for frames that are larger than the header says. It counts the
     # edges that it puts around them as well.
@@ -198,15 +199,17 @@ def _sampled(data: bytes, max_frames: int, max_pixels: int) -> Iterator[Pixels]:
         if container.format.name == "mpegts":  # it has no index to be looked up in
             keys = keys[:1]
         wanted = _wanted(times, max_frames)
-        if float((times[-1] - times[0]) * base) > MAX_S:
-            raise Refused(f"is longer than {MAX_S // 3600} hours")
+        length_s = float((times[-1] - times[0]) * base)
+        if length_s > MAX_S:
+            message = f"is {length_s / 3600:.1f} hours long; at most {MAX_S // 3600} are taken"
+            raise Refused(message)
     if not wanted:
         raise Refused("holds no frame")
     with _container(data) as container:
         stream = _stream(container, max_pixels)
         for frame in _decoded(container, stream, wanted, keys):
             if frame.width * frame.height > max_pixels:
-                raise _too_large(max_pixels)
+                raise _too_large(frame.width, frame.height, max_pixels)
             yield _upright(frame)
 
 
@@ -223,7 +226,7 @@ def _packets(container: InputContainer, stream: VideoStream) -> tuple[list[int],
         if packet.is_keyframe:
             keys.append(time)
         if len(times) > MAX_PACKETS:
-            raise Refused(f"has more than {MAX_PACKETS} frames")
+            raise Refused(f"has more than {MAX_PACKETS} frames: cut it")
     if len(times) < stream.frames or not times:
         raise Refused(_DAMAGED)
     return sorted(times), sorted(keys)

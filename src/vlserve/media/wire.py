@@ -48,9 +48,10 @@ class Decoded(msgspec.Struct, frozen=True, tag=True, array_like=True):
 
 
 class Refusal(msgspec.Struct, frozen=True, tag=True, array_like=True):
-    """What came is not taken; why."""
+    """What came is not taken; why, and which of its bounds it is beyond, if any."""
 
     reason: str
+    bound: str = ""
 
 
 class Died(msgspec.Struct, frozen=True, tag=True, array_like=True):

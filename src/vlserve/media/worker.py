@@ -9,12 +9,12 @@ import contextlib
 import gc
 import io
 import math
+import mmap
 import os
 import resource
 import select
 import signal
 import socket
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +24,7 @@ from PIL import Image as Pillow
 
 from vlserve.media import picture, video
 from vlserve.media.errors import Refused
+from vlserve.media.reader import Data
 from vlserve.media.wire import (
     MAX_BYTES,
     TOO_MUCH_MEMORY,
@@ -39,6 +40,7 @@ from vlserve.media.wire import (
     encoded,
     task,
 )
+from vlserve.processes import front
 
 _NICENESS: Final = 5  # running answers come first
 _PAGE_BYTES: Final = resource.getpagesize()
@@ -149,13 +151,17 @@ def decode(channel: socket.socket, limits: Bounds) -> None:
         if not datagram:
             return
         source, pixels = fds
+        what = task(datagram)
+        header = _mapped(source) if what.only_size else None
         open_files(0)
         # The front ends this process in time. By the kernel it ends where the front cannot.
         signal.setitimer(signal.ITIMER_REAL, limits.clock_s + 1)
         used_s = resource.getrusage(resource.RUSAGE_SELF)
         ends_s = math.ceil(used_s.ru_utime + used_s.ru_stime) + limits.processor_s
         resource.setrlimit(resource.RLIMIT_CPU, (ends_s, resource.RLIM_INFINITY))
-        found = _answer(task(datagram), source, pixels)
+        found = _answer(what, source, pixels, header)
+        if header is not None:
+            header.close()
         signal.setitimer(signal.ITIMER_REAL, 0)
         for fd in fds:
             os.close(fd)
@@ -176,22 +182,34 @@ def rehearse() -> None:
     video.rehearse()
 
 
-def _answer(what: Task, source: int, pixels: int) -> Answer:
+def _answer(what: Task, source: int, pixels: int, header: mmap.mmap | None) -> Answer:
     try:
-        data = _read(source)
         if what.only_size:
-            if what.max_frames:
-                return Size(video.num_pixels(data, what.max_frames, what.max_pixels))
-            return Size(picture.num_pixels(data, what.max_pixels))
+            return Size(_num_pixels(what, _read(source) if header is None else header))
         shapes = []
-        for frame in _frames(what, data):
+        for frame in _frames(what, _read(source)):
             _write(pixels, frame.data.cast("B"))
             shapes.append((frame.shape[0], frame.shape[1]))
         return Decoded(shapes)
     except Refused as refused:
-        return Refusal(str(refused))
+        return Refusal(str(refused), refused.bound)
     except MemoryError:
         return Refusal(TOO_MUCH_MEMORY)
+
+
+def _num_pixels(what: Task, data: Data) -> int:
+    if what.max_frames:
+        return video.num_pixels(data, what.max_frames, what.max_pixels)
+    return picture.num_pixels(data, what.max_pixels)
+
+
+def _mapped(source: int) -> mmap.mmap | None:
+    """The file, of which no more is read than its header takes. None where it does not fit into
+    this process's memory. It takes a descriptor of its own, so it comes before `open_files(0)`."""
+    try:
+        return mmap.mmap(source, 0, prot=mmap.PROT_READ)
+    except OSError:
+        return None
 
 
 def _frames(what: Task, data: bytes) -> Iterator[picture.Pixels]:
@@ -214,10 +232,7 @@ def _write(fd: int, data: memoryview) -> None:
 
 def main() -> None:
     """Work until the front ends it."""
-    # Signals for the whole group are the front's affair: it still drains while this one runs.
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
-    control = socket.socket(fileno=int(sys.argv[1]))
+    control = front()
     rehearse()
     gc.collect()
     gc.freeze()  # what is here stays: a collection in a child would only copy it

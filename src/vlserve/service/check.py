@@ -1,10 +1,14 @@
 """Whether a request makes sense and keeps the limits, told from its form alone."""
 
+from typing import Final
+
 from vlserve.errors import invalid
-from vlserve.media.bounds import allowed
+from vlserve.media.bounds import Allowed, allowed
 from vlserve.parameters import NOT_UNICODE, is_unicode
 from vlserve.settings import LimitSettings
 from vlserve.types import ChatRequest, ImageRef, Role, VideoRef
+
+_PICTURES_GO: Final = "only the user's messages may hold pictures and videos"
 
 
 def check(request: ChatRequest, limits: LimitSettings) -> None:
@@ -17,31 +21,48 @@ def check(request: ChatRequest, limits: LimitSettings) -> None:
     bounds = allowed(request.media_bounds, limits)
     messages = request.messages
     if not messages:
-        raise invalid("messages", "must not be empty")
+        raise invalid("messages", "must hold a message: send at least one of the user's")
     for i, message in enumerate(messages):
         if message.role is Role.SYSTEM and i > 0:
-            raise invalid(f"messages[{i}].role", "only the first message may be the system's")
+            raise invalid(
+                f"messages[{i}].role", "is 'system': only the first message may be the system's"
+            )
         if not any(message.content):
             raise invalid(f"messages[{i}]", "must hold a text or a picture")
         if not all(is_unicode(part) for part in message.content if isinstance(part, str)):
             raise invalid(f"messages[{i}]", NOT_UNICODE)
         for ref in message.pictures():
             if message.role is not Role.USER:
-                raise invalid(ref.field, "only the user's messages may hold pictures")
-    if messages[-1].role is not Role.USER:
-        raise invalid(f"messages[{len(messages) - 1}].role", "the last message must be the user's")
+                raise invalid(ref.field, f"is in a message of {message.role.value}: {_PICTURES_GO}")
+    last = messages[-1].role
+    if last is not Role.USER:
+        raise invalid(
+            f"messages[{len(messages) - 1}].role",
+            f"is '{last.value}': the last message must be the user's",
+        )
     num_images = 0
     for ref in (ref for message in messages for ref in message.pictures()):
-        num_images += _num_images(ref, bounds.max_video_frames)
+        before, num_images = num_images, num_images + _num_images(ref, bounds)
         if num_images > bounds.max_images:
-            raise invalid(ref.field, f"a request may hold at most {bounds.max_images} pictures")
-    if request.sampling.max_tokens > limits.max_new_tokens:
-        raise invalid("max_tokens", f"must be at most {limits.max_new_tokens}")
+            raise invalid(ref.field, _too_many(ref, before, num_images - before, bounds))
+    if (wanted := request.sampling.max_tokens) > limits.max_new_tokens:
+        most = limits.max_new_tokens
+        raise invalid("max_tokens", f"must be at most {most} (limits.max_new_tokens), not {wanted}")
 
 
-def _num_images(ref: ImageRef | VideoRef, max_frames: int) -> int:
+def _num_images(ref: ImageRef | VideoRef, bounds: Allowed) -> int:
     if isinstance(ref, ImageRef):
         return 1
-    if not 0 <= ref.max_frames <= max_frames:
-        raise invalid(ref.field, f"must ask for at most {max_frames} frames")
-    return ref.num_frames(max_frames)
+    most = bounds.max_video_frames
+    if not 0 <= ref.max_frames <= most:
+        holder = bounds.holder("max_video_frames")
+        raise invalid(
+            ref.field, f"must ask for at most {most} frames ({holder}), not {ref.max_frames}"
+        )
+    return ref.num_frames(most)
+
+
+def _too_many(ref: ImageRef | VideoRef, before: int, num: int, bounds: Allowed) -> str:
+    what = "is one picture" if isinstance(ref, ImageRef) else f"is a video of {num} frames"
+    holder = bounds.holder("max_images")
+    return f"{what} after {before}; a request may hold at most {bounds.max_images} ({holder})"

@@ -54,7 +54,8 @@ class Queue:
         """`num` places for as long as the context lasts. Raises ServeError at once where there
         are not so many: OVERLOADED, or INVALID_ARGUMENT naming `n` where there never will be."""
         if num > self._num_places:
-            raise invalid("n", f"must be at most {self._num_places}")
+            most = f"must be at most {self._num_places}, not {num}"
+            raise invalid("n", f"{most}: so many run or wait (limits.max_waiting)")
         self.expect(num)
         begin_s = asyncio.get_running_loop().time()
         if self._num_inside <= self._num_running < self._num_inside + num:  # the first who waits
@@ -71,7 +72,8 @@ class Queue:
         if self._num_inside + num > self._num_places:
             raise ServeError(
                 Code.OVERLOADED,
-                "too many requests are running and waiting",
+                f"too many requests are running and waiting: at most {self._num_places} may"
+                " (limits.max_waiting)",
                 retry_after_s=self._retry_after_s(num),
             )
 

@@ -2,11 +2,11 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import AbstractContextManager, aclosing, asynccontextmanager
+from contextlib import AbstractContextManager, aclosing
 from dataclasses import replace
 from typing import TypeVar
 
-from vlserve.budget import Budget, Claim, Share
+from vlserve.budget import Budget, Claim
 from vlserve.engines.base import Begun, Engine, EngineInfo
 from vlserve.errors import Code, ServeError, quoted
 from vlserve.media.room import MediaRoom
@@ -14,11 +14,10 @@ from vlserve.service.check import check
 from vlserve.service.fan_out import merged, single_answers, with_images
 from vlserve.service.queue import FIRST_DURATION_S, Queue
 from vlserve.settings import MIB, LimitSettings, MediaSettings
-from vlserve.timings import Stage, Stopwatch, Timings
+from vlserve.timings import Stopwatch
 from vlserve.types import (
     ChatRequest,
     Chunk,
-    Image,
     TokenCount,
     Upload,
 )
@@ -36,7 +35,6 @@ class Service:
         self._limits = limits
         self._queue: Queue | None = None
         self._is_draining = False
-        self._decoded = Budget(limits.max_decoded_pixels)
         self._bodies = Budget(limits.max_bodies_mib * MIB)
         self._media = MediaRoom(media or MediaSettings(), limits)
 
@@ -70,7 +68,10 @@ class Service:
     def body(self) -> AbstractContextManager[Claim]:
         """A claim on what the messages of all requests may hold together, in bytes: for a door,
         until the request is answered. It grows as the message comes."""
-        return self._bodies.claim("the requests that are here hold too much")
+        return self._bodies.claim(
+            "the messages of all requests hold too much: together at most"
+            f" {self._limits.max_bodies_mib} MiB (limits.max_bodies_mib)"
+        )
 
     def warm(self) -> None:
         """Start what decodes, so that the first picture does not wait for it. Returns at once."""
@@ -133,33 +134,28 @@ class Service:
         naming the field, OVERLOADED with a time to come again, DEADLINE_EXCEEDED, UNAVAILABLE
         while starting or draining, or what the engine raises.
         """
-        deadline_s = self._deadline_s(timeout_s)
+        deadline = _Deadline(timeout_s, self._limits.timeout_s)
         queue = self._checked(request)
         with queue.permit(request.sampling.n):
             async with aclosing(self._answer(request)) as answer:
-                while (chunk := await _before(deadline_s, answer)) is not None:
+                while (chunk := await deadline.before(answer)) is not None:
                     yield chunk
 
     async def count(self, request: ChatRequest, timeout_s: float | None = None) -> TokenCount:
         """What a request takes of the context, without an answer: no model runs, no slot is waited
         for. Admitted and checked as in `chat`, one place for all answers; raises as it does."""
-        deadline_s = self._deadline_s(timeout_s)
+        deadline = _Deadline(timeout_s, self._limits.timeout_s)
         queue = self._checked(request)
         with queue.permit():
             async with aclosing(self._counted(request)) as counted:
-                count = await _before(deadline_s, counted)
+                count = await deadline.before(counted)
         assert count is not None  # noqa: S101  it yields one, or raises
         return count
 
     async def _counted(self, request: ChatRequest) -> AsyncGenerator[TokenCount]:
-        async with self._loaded(request) as (_, pictures, _):
-            messages = with_images(request.messages, pictures)
+        async with self._media.loaded(request, Stopwatch()) as media:
+            messages = with_images(request.messages, media.images)
             yield await self._engine.count(next(single_answers(request, messages)))
-
-    def _deadline_s(self, timeout_s: float | None) -> float:
-        limit_s = self._limits.timeout_s
-        longest_s = limit_s if timeout_s is None else min(timeout_s, limit_s)
-        return asyncio.get_running_loop().time() + longest_s
 
     def _checked(self, request: ChatRequest) -> Queue:
         """Where a request may queue that makes sense."""
@@ -170,41 +166,24 @@ class Service:
         return queue
 
     async def _answer(self, request: ChatRequest) -> AsyncGenerator[Chunk]:
-        async with self._loaded(request) as (share, pictures, before):
-            # Nothing here keeps decoded pictures: the engine lets go of them once they are seen.
+        watch = Stopwatch()
+        async with self._media.loaded(request, watch) as media:
+            before = watch.timings()
+            # Nothing here keeps decoded pictures: the engine drops them once it has encoded them.
             answers = [
                 self._engine.generate(each)
-                for each in single_answers(request, with_images(request.messages, pictures))
+                for each in single_answers(request, with_images(request.messages, media.images))
             ]
-            pictures.clear()
+            media.images.clear()
             chunks = answers[0] if len(answers) == 1 else merged(answers)
             async with aclosing(chunks):
                 async for chunk in chunks:
-                    share.give_back()
+                    media.share.give_back()
                     if isinstance(chunk, Begun):
                         continue
                     if chunk.timings is not None:
                         chunk = replace(chunk, timings=before.then(chunk.timings))  # noqa: PLW2901
                     yield chunk
-
-    @asynccontextmanager
-    async def _loaded(
-        self, request: ChatRequest
-    ) -> AsyncIterator[tuple[Share, list[tuple[Image, ...]], Timings]]:
-        """The pictures of a request, a video's frames together, their share of the budget, and what
-        it took to have them."""
-        watch = Stopwatch()
-        watch.enter(Stage.MEDIA_DECODE)
-        refs = [ref for message in request.messages for ref in message.pictures()]
-        sources = await self._media.sources(refs, request.tenant, request.media_bounds)
-        watch.was(Stage.FETCH, max((source.fetch_s for source in sources), default=0.0))
-        num_pixels = await self._media.num_pixels(sources)
-        watch.enter(Stage.QUEUE)
-        async with self._decoded.share(num_pixels) as share:
-            watch.enter(Stage.MEDIA_DECODE)
-            images = await self._media.images(sources)
-            sources.clear()
-            yield share, images, watch.timings()
 
     def _opened_queue(self) -> Queue:
         if self._queue is not None and not self._is_draining:
@@ -213,16 +192,29 @@ class Service:
         raise ServeError(Code.UNAVAILABLE, message, retry_after_s=FIRST_DURATION_S)
 
 
-async def _before(deadline_s: float, items: AsyncIterator[Item]) -> Item | None:
-    """The next item, None at the end. One at a time: a timeout that spans a `yield` would
-    strike whatever the reader does in between."""
-    late = ServeError(Code.DEADLINE_EXCEEDED, "not answered in time")
-    if asyncio.get_running_loop().time() >= deadline_s:
-        raise late
-    try:
-        async with asyncio.timeout_at(deadline_s) as deadline:
-            return await anext(items, None)
-    except TimeoutError:
-        if deadline.expired():
-            raise late from None
-        raise
+class _Deadline:
+    """The end of a request's time: the caller's, or the limit's where that is earlier."""
+
+    def __init__(self, timeout_s: float | None, limit_s: float) -> None:
+        is_callers = timeout_s is not None and timeout_s <= limit_s
+        longest_s = timeout_s if timeout_s is not None and is_callers else limit_s
+        self._at_s = asyncio.get_running_loop().time() + longest_s
+        whose = "the request's own deadline" if is_callers else "limits.timeout_s"
+        self._message = f"not answered within {max(0.0, longest_s):.3g} s ({whose})"
+
+    async def before(self, items: AsyncIterator[Item]) -> Item | None:
+        """The next item, None at the end. One at a time: a timeout that spans a `yield` would
+        strike whatever the reader does in between. Raises ServeError(DEADLINE_EXCEEDED)."""
+        if asyncio.get_running_loop().time() >= self._at_s:
+            raise self._late()
+        try:
+            async with asyncio.timeout_at(self._at_s) as deadline:
+                return await anext(items, None)
+        except TimeoutError:
+            if deadline.expired():
+                raise self._late() from None
+            raise
+
+    def _late(self) -> ServeError:
+        message = f"{self._message}: ask for fewer tokens, or allow more time"
+        return ServeError(Code.DEADLINE_EXCEEDED, message)

@@ -64,7 +64,9 @@ async def test_bounds_of_a_request_hold_for_its_count() -> None:
         wire.media_bounds.max_image_pixels = 47
         with pytest.raises(grpc.aio.AioRpcError) as refused:
             await house.client.count_tokens(wire)
-    assert refused.value.details() == "image: has more than 47 pixels"
+    assert refused.value.details() == (
+        "image: has 8 x 6 = 48 pixels; scale it to at most 47 (the request's own max_image_pixels)"
+    )
 
 
 async def test_the_default_answer_counts() -> None:

@@ -19,7 +19,7 @@ from vlserve.doors.grpc.client import GrpcClient
 from vlserve.doors.grpc.pb import vision_pb2 as pb
 from vlserve.engines.base import Engine
 from vlserve.engines.catalog import make_engine
-from vlserve.readiness import example_picture
+from vlserve.example import picture
 from vlserve.settings import EngineSettings, ModelSettings
 
 pytestmark = [
@@ -36,10 +36,10 @@ SEED = 22
 # Hot and without an end in sight, so that it runs until its caller leaves.
 RAMBLE = pb.VisionRequest(
     prompt="Describe the image",
-    image=example_picture(),
+    image=picture().read_bytes(),
     sampling=pb.Sampling(temperature=2, seed=1, max_tokens=1000),
 )
-DESCRIBE = pb.VisionRequest(prompt="Describe the image", image=example_picture())
+DESCRIBE = pb.VisionRequest(prompt="Describe the image", image=picture().read_bytes())
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")

@@ -15,7 +15,7 @@ from tests.doors.http.live import House, data_url, picture_part, served, text_pa
 from vlserve.doors.grpc.pb import vision_pb2 as pb
 from vlserve.engines.base import Engine
 from vlserve.engines.catalog import make_engine
-from vlserve.readiness import example_picture
+from vlserve.example import picture
 from vlserve.settings import EngineSettings, ModelSettings
 
 pytestmark = [
@@ -26,7 +26,7 @@ pytestmark = [
     ),
 ]
 QUESTION = "Describe the image"
-ASKED = [user(picture_part(example_picture()), text_part(QUESTION))]
+ASKED = [user(picture_part(picture().read_bytes()), text_part(QUESTION))]
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
@@ -41,7 +41,7 @@ async def house() -> AsyncIterator[House[Engine]]:
 async def test_the_same_answer_through_every_door(house: House[Engine]) -> None:
     async with house.client() as client, house.grpc_client() as caller:
         model = (await client.models.list()).data[0].id
-        typed = await caller.chat(pb.VisionRequest(image=example_picture(), prompt=QUESTION))
+        typed = await caller.chat(pb.VisionRequest(image=picture().read_bytes(), prompt=QUESTION))
         chat = await client.chat.completions.create(model=model, messages=ASKED)
         stream = await client.chat.completions.create(model=model, messages=ASKED, stream=True)
         pieces = [chunk.choices[0].delta.content or "" async for chunk in stream]
@@ -49,13 +49,13 @@ async def test_the_same_answer_through_every_door(house: House[Engine]) -> None:
             {
                 "role": "user",
                 "content": [
-                    {"type": "input_image", "image_url": data_url(example_picture())},
+                    {"type": "input_image", "image_url": data_url(picture().read_bytes())},
                     {"type": "input_text", "text": QUESTION},
                 ],
             }
         ]
         response = await client.responses.create(model=model, input=turns)
-    simple = await house.post("/process_image", {"image_data": data_url(example_picture())})
+    simple = await house.post("/process_image", {"image_data": data_url(picture().read_bytes())})
     told = {
         typed.text,
         chat.choices[0].message.content,

@@ -1,7 +1,6 @@
 """The whole trip, in the whole house with the model that is inside."""
 
 import json
-from importlib import resources
 from pathlib import Path
 
 import pytest
@@ -9,10 +8,11 @@ from playwright.async_api import Page
 
 from tests.doors.playground.browser import Visit, run
 from vlserve import app
+from vlserve.example import picture
 from vlserve.settings import GrpcSettings, HttpSettings, Settings
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
-EXAMPLE = Path(str(resources.files("vlserve.models") / "embedded" / "example.png"))
+EXAMPLE = Path(str(picture()))
 
 
 async def test_drop_ask_watch_ask_again_copy_the_curl_and_run_it(

@@ -268,7 +268,9 @@ async def test_who_finds_no_place_is_told_when_to_come_again(page: Page) -> None
             await page.get_by_role("button", name="Ask").click()
             said = await visit.alert()
         assert re.fullmatch(
-            r"too many requests are running and waiting\. Try again in \d+ s\.", said
+            r"too many requests are running and waiting: at most \d+ may"
+            r" \(limits\.max_waiting\)\. Try again in \d+ s\.",
+            said,
         )
         await page.get_by_role("button", name="Ask").click()
         assert (await visit.answer()).strip() == "first"

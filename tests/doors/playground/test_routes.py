@@ -11,6 +11,7 @@ import pytest
 
 from tests.doors.playground.live import Live, served
 from tests.scripted import ScriptedEngine
+from vlserve import example
 from vlserve.doors.playground.routes import POLICY
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -71,6 +72,7 @@ async def test_the_facts_are_the_settings() -> None:
     facts = json.loads(body)
     assert facts.pop("grpc_port") > 0
     assert facts == {
+        "question": example.QUESTION,
         "max_images": 3,
         "max_video_frames": 8,
         "max_message_mib": 64,

@@ -119,7 +119,8 @@ def _count(sent: pb.ModelInferRequest.InferInputTensor, tensor: Tensor, max_imag
     elif len(shape) != 1 or shape[0] < 0:
         raise invalid(name, "must have one dimension")
     elif shape[0] > max_images:
-        raise invalid(name, f"a request may hold at most {max_images} pictures")
+        most = f"a request may hold at most {max_images} (limits.max_images)"
+        raise invalid(name, f"is {shape[0]} pictures; {most}")
     return int(shape[0])
 
 

@@ -13,6 +13,7 @@ from typing import Final
 
 from fastapi import APIRouter, Request, Response
 
+from vlserve import example
 from vlserve.settings import LimitSettings
 
 POLICY: Final = "; ".join(
@@ -53,14 +54,14 @@ def routes(limits: LimitSettings, grpc_address: Callable[[], str]) -> APIRouter:
     """
     router = APIRouter(include_in_schema=False)
     static = resources.files("vlserve.doors.playground") / "static"
-    example = resources.files("vlserve.models") / "embedded" / "example.png"
-    for file in (*static.iterdir(), example):
+    for file in (*static.iterdir(), example.picture()):
         path = "/" if file.name == _PAGE else f"/playground/{file.name}"
         router.add_api_route(path, _File(file).answer, methods=["GET"])
 
     @router.get("/playground/facts")
-    async def facts() -> dict[str, int]:
+    async def facts() -> dict[str, int | str]:
         return {
+            "question": example.QUESTION,
             "max_images": limits.max_images,
             "max_video_frames": limits.max_video_frames,
             "max_message_mib": limits.max_message_mib,

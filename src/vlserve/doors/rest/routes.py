@@ -11,6 +11,7 @@ from pydantic_core import from_json
 from starlette.datastructures import FormData, UploadFile
 from starlette.responses import Response
 
+from vlserve import example
 from vlserve.doors.fields import fields_named
 from vlserve.doors.http.body_model import Said, Text
 from vlserve.doors.http.body_route import AskingRoute, fitted, said
@@ -23,7 +24,6 @@ from vlserve.service.service import Service
 from vlserve.settings import LimitSettings
 from vlserve.types import ChatRequest, ImageRef, Message, Role, SamplingParams
 
-DEFAULT_PROMPT: Final = "Describe the image"
 _JSON: Final = "application/json"
 _NAMES: Final = {"messages": "prompt"}
 _FORM_FIELDS: Final = ("image", "prompt", "media_bounds")
@@ -33,7 +33,7 @@ _SCHEMAS: Final = "#/components/schemas"  # of those that another call has as it
 class Question(Said):
     """What to do with a picture, and what it may be."""
 
-    prompt: Text = Field(DEFAULT_PROMPT, min_length=1)
+    prompt: Text = Field(example.QUESTION, min_length=1)
     media_bounds: RequestBounds | None = None
 
 
@@ -75,7 +75,7 @@ def _form_schema() -> dict[str, Any]:
         "type": "object",
         "properties": {
             "image": {"type": "string", "format": "binary"},
-            "prompt": {"type": "string", "minLength": 1, "default": DEFAULT_PROMPT},
+            "prompt": {"type": "string", "minLength": 1, "default": example.QUESTION},
             "media_bounds": {"$ref": f"{_SCHEMAS}/RequestBounds"},
         },
         "required": ["image"],

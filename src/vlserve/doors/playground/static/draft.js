@@ -3,27 +3,26 @@
 import { byId } from "./dom.js";
 import { misfit, nameAmong, read, removable } from "./pictures.js";
 
-export const DEFAULT_QUESTION = "Describe the image";
-
-/** The composer. `limits` are the server's; `earlier()` gives the pictures already asked about. */
+/** The composer. `facts` are the server's; `earlier()` gives the pictures already asked about. */
 export class Draft {
   /** Settles once all files that were given are read. */
   added = Promise.resolve();
   #pictures = [];
-  #limits;
+  #facts;
   #earlier;
   #question = byId("question");
 
-  constructor(limits, earlier) {
-    this.#limits = limits;
+  constructor(facts, earlier) {
+    this.#facts = facts;
     this.#earlier = earlier;
+    this.#question.placeholder = facts.question;
     this.#listen();
   }
 
   /** The question as it would be sent, "" where there is none. */
   get question() {
     const text = this.#question.value.trim();
-    return text || (this.#pictures.length ? DEFAULT_QUESTION : "");
+    return text || (this.#pictures.length ? this.#facts.question : "");
   }
 
   get pictures() {
@@ -41,7 +40,7 @@ export class Draft {
     for (const file of files) {
       try {
         const others = [...this.#earlier(), ...this.#pictures];
-        const problem = misfit(file, others, this.#limits);
+        const problem = misfit(file, others, this.#facts);
         if (problem) throw new Error(problem);
         this.#pictures.push(await read(file, nameAmong(others, file.name)));
       } catch (error) {

@@ -3,7 +3,7 @@
 import { chatBody } from "./call.js";
 import * as code from "./code.js";
 import { byId, copy, make } from "./dom.js";
-import { DEFAULT_QUESTION, Draft, say } from "./draft.js";
+import { Draft, say } from "./draft.js";
 import { ServerError, address, chat, getJson } from "./server.js";
 import * as settings from "./settings.js";
 import { Turn } from "./turn.js";
@@ -156,7 +156,7 @@ function nextCall() {
     parameters: settings.parameters(),
     turns: [
       ...turns.map(({ question, pictures, answer }) => ({ question, pictures, answer })),
-      { question: draft.question || DEFAULT_QUESTION, pictures: draft.pictures },
+      { question: draft.question || facts.question, pictures: draft.pictures },
     ],
   };
 }

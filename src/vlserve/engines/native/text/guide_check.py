@@ -3,13 +3,14 @@
 import asyncio
 import json
 import logging
-import sys
+from contextlib import suppress
 from itertools import count
 from typing import Final
 
 from vlserve.engines.base import RETRY_S
 from vlserve.engines.native.text.vocabulary import Vocabulary
 from vlserve.errors import Code, ServeError, invalid
+from vlserve.processes import Process
 
 WORKER: Final = "vlserve.engines.native.text.guide_worker"
 # Each may have a processor to itself for as long as the worker lets it.
@@ -30,7 +31,8 @@ class GuideCheck:
         self._starting = asyncio.Lock()
         self._numbers = count()
         self._waiting: dict[int, asyncio.Future[str]] = {}
-        self._worker: asyncio.subprocess.Process | None = None
+        self._worker: Process | None = None
+        self._writer: asyncio.StreamWriter | None = None
         self._reader: asyncio.Task[None] | None = None
         self._is_closed = False
 
@@ -39,17 +41,10 @@ class GuideCheck:
         async with self._starting:
             if self._is_closed or (self._reader is not None and not self._reader.done()):
                 return
-            pipe = asyncio.subprocess.PIPE
-            # A session of its own: what a terminal says to the server is not said to it.
-            self._worker = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-P", "-m", WORKER),
-                stdin=pipe,
-                stdout=pipe,
-                start_new_session=True,
-            )
-            self._reader = asyncio.create_task(self._read(self._worker))
-            assert self._worker.stdin is not None  # noqa: S101 - it is a pipe
-            self._worker.stdin.write(self._first_line)
+            worker = self._worker = Process(WORKER)
+            reader, self._writer = await asyncio.open_connection(sock=worker.socket)
+            self._reader = asyncio.create_task(self._read(worker, reader, self._writer))
+            self._writer.write(self._first_line)
 
     async def check(self, grammar: str) -> None:
         """Returns where a grammar can be followed. Raises ServeError: INVALID_ARGUMENT naming
@@ -57,13 +52,12 @@ class GuideCheck:
         closed."""
         async with self._turns:
             await self.start()
-            if self._is_closed or self._worker is None:
+            if self._is_closed or self._writer is None:
                 raise _closed()
             number = next(self._numbers)
             answer = self._waiting[number] = asyncio.get_running_loop().create_future()
             try:
-                assert self._worker.stdin is not None  # noqa: S101 - it is a pipe
-                self._worker.stdin.write(_line([number, grammar]))
+                self._writer.write(_line([number, grammar]))
                 async with asyncio.timeout(PATIENCE_S):
                     reason = await answer
             except TimeoutError:
@@ -83,18 +77,20 @@ class GuideCheck:
 
     async def _kill(self) -> None:
         if self._worker is not None and self._reader is not None:
-            if self._worker.returncode is None:
-                self._worker.kill()
+            self._worker.kill()
             await self._reader
 
-    async def _read(self, worker: asyncio.subprocess.Process) -> None:
-        assert worker.stdout is not None  # noqa: S101 - it is a pipe
-        async for line in worker.stdout:
-            number, reason = json.loads(line)
-            # Who asked may be gone.
-            if (answer := self._waiting.get(number)) is not None and not answer.done():
-                answer.set_result(reason)
-        await worker.wait()
+    async def _read(
+        self, worker: Process, lines: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        with suppress(ConnectionError):  # it died with a grammar unread
+            async for line in lines:
+                number, reason = json.loads(line)
+                # Who asked may be gone.
+                if (answer := self._waiting.get(number)) is not None and not answer.done():
+                    answer.set_result(reason)
+        writer.transport.abort()
+        await asyncio.to_thread(worker.reaped, None)
         if not self._is_closed:
             _log.error("the guide worker has died")
         for answer in self._waiting.values():

@@ -1,7 +1,7 @@
 """Tries grammars where a bad one can be killed, as `python -m` with this module's name.
 
-JSON lines. The first on stdin is the vocabulary; each that follows a grammar with an id, answered
-on stdout, in any order, with the id and the reason for refusing it, "" for none. Each grammar is
+JSON lines on its socket. The first is the vocabulary; each that follows a grammar with an id,
+answered in any order with the id and the reason for refusing it, "" for none. Each grammar is
 tried in a process forked for it alone, which the kernel ends after MAX_S or at MAX_BYTES more.
 """
 
@@ -9,7 +9,7 @@ import json
 import os
 import resource
 import signal
-import sys
+import socket
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
@@ -17,6 +17,7 @@ from typing import Final
 from llguidance import LLTokenizer
 
 from vlserve.engines.native.text.grammar import trial, trie
+from vlserve.processes import front
 
 MAX_S: Final = 1.5
 MAX_BYTES: Final = 512 << 20
@@ -26,7 +27,8 @@ TOO_EXPENSIVE: Final = "is too expensive"
 class Worker:
     """The process that forks: it only ever reads, forks and buries."""
 
-    def __init__(self, vocabulary: LLTokenizer) -> None:
+    def __init__(self, connection: socket.socket, vocabulary: LLTokenizer) -> None:
+        self._connection = connection
         self._vocabulary = vocabulary
         self._running: dict[int, int] = {}  # the id of the grammar that each process tries
 
@@ -36,7 +38,7 @@ class Worker:
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})
         pid = os.fork()
         if pid == 0:
-            _try(self._vocabulary, number, grammar)
+            _try(self._connection, self._vocabulary, number, grammar)
         self._running[pid] = number
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGCHLD})
 
@@ -46,7 +48,7 @@ class Worker:
             while (ended := os.waitpid(-1, os.WNOHANG))[0]:
                 number = self._running.pop(ended[0])
                 if ended[1] != 0:
-                    _answer(number, TOO_EXPENSIVE)
+                    _answer(self._connection, number, TOO_EXPENSIVE)
 
 
 def bound(max_s: float, max_bytes: int) -> None:
@@ -57,30 +59,32 @@ def bound(max_s: float, max_bytes: int) -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
-def _try(vocabulary: LLTokenizer, number: int, grammar: str) -> None:
+def _try(connection: socket.socket, vocabulary: LLTokenizer, number: int, grammar: str) -> None:
     status = 1
     try:
         bound(MAX_S, MAX_BYTES)
         os.nice(5)  # running answers come first
         # What a library says as it dies is not for the server's log.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
-        _answer(number, trial(vocabulary, grammar))
+        _answer(connection, number, trial(vocabulary, grammar))
         status = 0
     finally:
         os._exit(status)
 
 
-def _answer(number: int, reason: str) -> None:
+def _answer(connection: socket.socket, number: int, reason: str) -> None:
     # Short enough for the kernel to write in one piece, whoever else writes.
-    os.write(1, json.dumps([number, reason]).encode() + b"\n")
+    os.write(connection.fileno(), json.dumps([number, reason]).encode() + b"\n")
 
 
 def main() -> None:
-    """Serve until stdin ends."""
-    worker = Worker(trie(*json.loads(sys.stdin.buffer.readline())))
-    signal.signal(signal.SIGCHLD, worker.bury)
-    for line in sys.stdin.buffer:
-        worker.start(*json.loads(line))
+    """Serve until the front closes the socket."""
+    connection = front()
+    with connection.makefile("rb") as lines:
+        worker = Worker(connection, trie(*json.loads(lines.readline())))
+        signal.signal(signal.SIGCHLD, worker.bury)
+        for line in lines:
+            worker.start(*json.loads(line))
 
 
 if __name__ == "__main__":
