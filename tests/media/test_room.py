@@ -89,7 +89,7 @@ async def test_an_upload_is_its_tenants_own() -> None:
     [
         (ImageRef(b""), "holds no data"),
         (ImageRef(url="data:,"), "holds no data"),
-        (ImageRef(url="data:;base64,!"), "is not base64"),
+        (ImageRef(url="data:;base64,!"), "is not base64: '!' at 0"),
         (
             ImageRef(url="file:///etc/passwd"),
             "has the scheme 'file': must be a data:, sha256:, http: or https: URL",
