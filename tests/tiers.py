@@ -27,6 +27,7 @@ LONG: Final = (
     "tests/faults/",
     "tests/gpu/test_bench.py",
     "tests/gpu/test_compile.py",
+    "tests/gpu/test_families.py::test_tokens_are_generates",
     "tests/house/test_docs.py::test_commands_of_a_page_run",
     "tests/test_timings.py::test_of_a_crowd_nobody_took_longer_than_it_took",
     "tests/training/",

@@ -65,7 +65,9 @@ class EngineSettings(_Room):
     )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where the model runs")
     dtype: Literal["auto", "float32", "float16", "bfloat16"] = Field(
-        "auto", description="number format; auto: float32 on cpu, float16 on cuda"
+        "auto",
+        description="number format; auto: float32 on cpu, the checkpoint's own on cuda (float16 for"
+        " bfloat16 where the GPU has none)",
     )
     max_running: int = Field(32, ge=1, le=1024, description="requests in one batch (slots)")
     cache_mib: int | None = Field(

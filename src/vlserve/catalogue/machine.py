@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vlserve.catalogue.presets import NATIVE, Preset
+from vlserve.models.dtypes import auto_dtype
 from vlserve.settings import HELD_BACK
 
 CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
@@ -12,10 +13,15 @@ CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
 
 @dataclass(frozen=True)
 class Memory:
-    """The memory of one device, `cpu` or `cuda`, in bytes."""
+    """The memory of one device, `cpu` or `cuda`, in bytes. Not every GPU has bfloat16."""
 
     device: str
     num_bytes: int
+    has_bfloat16: bool = True
+
+    def auto_dtype(self, preset: Preset) -> str:
+        """What `engine.dtype` auto is for a preset here."""
+        return auto_dtype(self.device, preset.dtype, has_bfloat16=self.has_bfloat16)
 
 
 @dataclass(frozen=True)
@@ -38,12 +44,14 @@ def memories(cgroup_limit: Path = CGROUP_LIMIT) -> list[Memory]:
     found = [Memory("cpu", ram if limit == "max" else min(ram, int(limit)))]
     if torch.cuda.is_available():
         gpu = torch.cuda.get_device_properties(0).total_memory
-        found.insert(0, Memory("cuda", gpu))
+        has_bfloat16 = torch.cuda.is_bf16_supported(including_emulation=False)
+        found.insert(0, Memory("cuda", gpu, has_bfloat16))
     return found
 
 
 def fit(preset: Preset, found: list[Memory]) -> Fit:
-    """The first of the devices that holds it: a GPU in 16 bits, the CPU in 32 bits or else in 16.
+    """The first of the devices that holds it: in the format that is taken where none is set, the
+    CPU else in 16 bits.
 
     Where none does, the need on the largest. A preset that the native engine does not serve is
     never found to fit.
@@ -51,7 +59,7 @@ def fit(preset: Preset, found: list[Memory]) -> Fit:
     tried = [
         _judged(preset, memory, dtype)
         for memory in found
-        for dtype in ((preset.dtype,) if memory.device == "cuda" else ("float32", "bfloat16"))
+        for dtype in (memory.auto_dtype(preset), *(("bfloat16",) if memory.device == "cpu" else ()))
     ]
     fitting = (one for one in tried if one.fits)
     # The last format of a device asks least of it.

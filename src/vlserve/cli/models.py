@@ -18,8 +18,6 @@ Justify = Literal["left", "right"]
 GIB: Final = 1024 * MIB
 KIB: Final = 1024
 PICTURE: Final = (1024, 768)
-# What the engine takes where no dtype is set.
-AUTO_DTYPE: Final = {"cpu": "float32", "cuda": "float16"}
 
 
 def show_models(
@@ -90,7 +88,7 @@ def serve_command(preset: Preset, here: Fit) -> str | None:
         return None
     folder = "embedded" if preset.name == "embedded" else "FOLDER"
     words = ["vlserve", "serve", "--model.path", folder]
-    if here.dtype != AUTO_DTYPE[here.memory.device]:
+    if here.dtype != here.memory.auto_dtype(preset):
         words += ["--engine.dtype", here.dtype]
     if here.memory.device == "cpu":
         words += ["--engine.device", "cpu"]

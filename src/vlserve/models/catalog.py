@@ -12,8 +12,10 @@ from transformers import AutoConfig, AutoModelForImageTextToText
 from transformers.utils.logging import disable_progress_bar
 
 from vlserve.models.base import ModelAdapter
+from vlserve.models.dtypes import chosen_dtype, stored_dtype
 from vlserve.models.errors import ModelError
 from vlserve.models.processors import load_processor
+from vlserve.models.rope import fix_dynamic_rope
 
 EMBEDDED = "embedded"
 GENERIC = ("vlserve.models.base", "ModelAdapter")
@@ -62,7 +64,24 @@ def load(path: str, *, device: torch.device, dtype: torch.dtype) -> ModelAdapter
         model: Any = AutoModelForImageTextToText.from_pretrained(
             folder, local_files_only=True, use_safetensors=True, config=config, dtype=dtype
         )
+        fix_dynamic_rope(model.get_decoder())
         return adapter(model.to(device).eval(), processor)
+
+
+def model_dtype(path: str, asked: str, device: torch.device) -> torch.dtype:
+    """The number format of the model in a local folder where `engine.dtype` is `asked`.
+
+    Raises ModelError when the folder holds no model.
+    """
+    folder = model_folder(path)
+    with _unloadable(path):
+        config = AutoConfig.from_pretrained(folder, local_files_only=True)
+        stored = stored_dtype(folder, config)
+    # What is only emulated is slow.
+    has_bfloat16 = device.type != "cuda" or torch.cuda.is_bf16_supported(including_emulation=False)
+    name = chosen_dtype(asked, device.type, stored, has_bfloat16=has_bfloat16)
+    dtype: torch.dtype = getattr(torch, name)
+    return dtype
 
 
 @contextmanager

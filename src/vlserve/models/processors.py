@@ -1,6 +1,10 @@
-"""Loads a folder's processor, for pictures alone where the machine has nothing for video."""
+"""Loads a folder's processor, for pictures alone and with Pillow's scaling.
 
-from importlib.util import find_spec
+Transformers takes torchvision for both where it is installed. Its pixels differ from Pillow's in
+their last bits, it may be broken beside the torch that is there, and it would be another way for
+every model to be served.
+"""
+
 from pathlib import Path
 from typing import Any
 
@@ -9,16 +13,15 @@ from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
 
 
 def load_processor(folder: Path, config: Any) -> Any:
-    """The processor of the model in `folder`.
+    """The processor of the model in `folder`, the same with torchvision installed as without.
 
     Raises OSError, ValueError or KeyError where Transformers does.
     """
     processor_class: Any = PROCESSOR_MAPPING[type(config)]
-    if find_spec("torchvision") or "video_processor" not in processor_class.get_attributes():
-        return AutoProcessor.from_pretrained(  # type: ignore[no-untyped-call]
-            folder, local_files_only=True
-        )
-    return for_pictures(processor_class).from_pretrained(folder, local_files_only=True)
+    loaded_by: Any = AutoProcessor
+    if "video_processor" in processor_class.get_attributes():
+        loaded_by = for_pictures(processor_class)
+    return loaded_by.from_pretrained(folder, local_files_only=True, backend="pil")
 
 
 def for_pictures(processor_class: Any) -> Any:

@@ -17,12 +17,10 @@ from tests.engines.collect import (
     chunks_of,
     on_pages,
     paged_runner_of,
-    recorded_logits,
     running,
 )
 from tests.engines.native.test_graphs import FakeRecorder
-from tests.engines.native.trial import alone, crowded, empty_memory, requests, shortened
-from tests.families import FAMILIES, write_family
+from tests.families import write_family
 from tests.oracle import Oracle
 from tests.tiny_model import write_tiny_model
 from vlserve.engines.native.engine import NativeEngine
@@ -43,46 +41,6 @@ from vlserve.types import Message, Request, Role, SamplingParams
 UNLIKE = ("llava", "qwen3_vl", "gemma3", "idefics2")
 NUM_SLOTS = 5
 SETTINGS = EngineSettings(max_running=NUM_SLOTS, cache_mib=8)
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-async def test_a_family_tried_hard(
-    family: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Alone by the sampler, then in a crowd by tokens that the step chose, then short of room."""
-    folder = write_family(family, tmp_path / "model")
-    asked = requests(family, 18)
-    oracle = Oracle(folder)
-    wanted = [oracle.answer(each.messages, each.sampling) for each in asked]
-    # Steps recorded as a CUDA graph would be: what a replay gives lies where the last one lay.
-    replayed = mock.patch("vlserve.engines.native.gpu.runner.EagerRecorder", FakeRecorder)
-    with on_pages(), replayed:
-        async with running(folder, max_running=NUM_SLOTS, cache_mib=64) as engine:
-            assert engine.info.is_batched
-            logits = recorded_logits(engine)
-            with mock.patch.object(engine._sampler, "is_greedy", return_value=False):
-                by_itself = await alone(engine, asked)
-            assert sum(map(len, logits.values())) == sum(map(len, wanted))
-            del engine._sampler.pick
-            # Not one row of logits is copied for the sampler.
-            with mock.patch.object(Logits, "rows", side_effect=AssertionError):
-                empty_memory(engine)
-                together = await crowded(engine, asked)
-                short = shortened(empty_memory(engine))
-                squeezed = await crowded(engine, asked)
-    equal = [
-        sum(a.token_ids == w for a, w in zip(answers, wanted, strict=True))
-        for answers in (by_itself, together, squeezed)
-    ]
-    chunks = sum(num_pages(a.usage.prompt_tokens) - 1 for a in together)
-    cached = sum(a.usage.cached_tokens for a in together)
-    with capsys.disabled():
-        print(
-            f"{family}: tried 18, equal {equal}, chunks {chunks}, cached tokens {cached},"
-            f" preempted {short.num_preempted}"
-        )
-    assert equal == [18, 18, 18]
-    assert min(chunks, cached, short.num_preempted) > 0
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="on a GPU see tests/gpu/test_engine.py")

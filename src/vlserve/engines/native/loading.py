@@ -17,6 +17,7 @@ from vlserve.engines.native.scheduling.scheduler import Scheduler
 from vlserve.engines.native.text.vocabulary import Vocabulary
 from vlserve.models.base import ModelAdapter
 from vlserve.models.catalog import load as load_model
+from vlserve.models.catalog import model_dtype
 from vlserve.models.errors import ModelError
 from vlserve.settings import EngineSettings, ModelSettings
 
@@ -41,7 +42,7 @@ def load(model: ModelSettings, settings: EngineSettings) -> Loaded:
     Raises ModelError for a folder, a device or a cache with which it cannot be served.
     """
     device = _device(settings.device)
-    dtype = _dtype(settings.dtype, device)
+    dtype = model_dtype(model.path, settings.dtype, device)
     adapter = load_model(model.path, device=device, dtype=dtype)
     # Before a runner has packed them.
     parameters = list(adapter.model.parameters())
@@ -101,10 +102,3 @@ def _device(name: str) -> torch.device:
     if name == "cuda" and not torch.cuda.is_available():
         raise ModelError("engine.device is cuda, and there is no such device here")
     return torch.device(name)
-
-
-def _dtype(name: str, device: torch.device) -> torch.dtype:
-    if name == "auto":
-        name = "float32" if device.type == "cpu" else "float16"
-    dtype: torch.dtype = getattr(torch, name)
-    return dtype

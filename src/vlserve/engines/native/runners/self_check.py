@@ -11,7 +11,9 @@ from vlserve.engines.native.scheduling.scheduler import Scheduler
 from vlserve.engines.native.scheduling.sequence import Sequence
 from vlserve.engines.native.text.detokenizer import Detokenizer
 from vlserve.models.base import ModelAdapter
+from vlserve.models.errors import ModelError
 from vlserve.models.prompt import Prompt
+from vlserve.models.rope import depends_on_longest
 from vlserve.types import Image, Message, Role, SamplingParams
 
 NUM_TOKENS: Final = 6
@@ -27,8 +29,11 @@ def check_batching(adapter: ModelAdapter, runner: BatchedRunner) -> None:
     """Answer two short requests together, one about a picture, and compare their logits.
 
     Tokens are not compared: in half precision two equal ways may differ in the one that wins.
-    Raises NotBatchedError where the engine computes something else than the model.
+    Raises NotBatchedError where the engine computes something else than the model, ModelError
+    where one of them computes NaN or infinity.
     """
+    if depends_on_longest(adapter.decoder):
+        raise NotBatchedError("LongRoPE changes every sequence's positions with the longest one")
     noise = np.random.default_rng(0).integers(0, 256, (48, 64, 3), dtype=np.uint8)
     question = "What is in the picture?"
     contents: tuple[tuple[str | Image, ...], ...] = ((question,), (Image(noise, ""), question))
@@ -43,12 +48,23 @@ def check_batching(adapter: ModelAdapter, runner: BatchedRunner) -> None:
             whole = adapter.prepare_whole(messages)
             output = adapter.forward(whole, token_ids[:-1], use_cache=False)
         wanted = output.logits[0, -NUM_TOKENS:].float()
+        if not (logits.isfinite().all() and wanted.isfinite().all()):
+            raise ModelError(_not_finite(adapter.model.dtype))
         difference = float((logits - wanted).abs().max() / wanted.abs().max())
         if not difference <= TOLERANCE[adapter.model.dtype]:
             raise NotBatchedError(
                 f"its logits differ from those of its own forward pass by {difference:.2g}"
                 " of the largest"
             )
+
+
+def _not_finite(dtype: torch.dtype) -> str:
+    name = str(dtype).removeprefix("torch.")
+    others = ", ".join(sorted({"bfloat16", "float32"} - {name}))
+    return (
+        f"the model's logits are NaN or infinite in {name}: its weights are damaged, or its numbers"
+        f" are larger than {name} holds, which engine.dtype {others} may hold"
+    )
 
 
 def _answers(
