@@ -10,6 +10,7 @@ class Code(StrEnum):
     """What went wrong, in the caller's terms."""
 
     INVALID_ARGUMENT = "invalid_argument"
+    CONTEXT_LENGTH_EXCEEDED = "context_length_exceeded"
     NOT_FOUND = "not_found"
     OVERLOADED = "overloaded"
     DEADLINE_EXCEEDED = "deadline_exceeded"
@@ -58,3 +59,15 @@ def quoted(text: str) -> str:
 def invalid(field: str, message: str) -> ServeError:
     """An INVALID_ARGUMENT that names the field at fault."""
     return ServeError(Code.INVALID_ARGUMENT, message, field=field)
+
+
+def too_long(max_tokens: int, num_tokens: int, *, is_exact: bool = True) -> ServeError:
+    """A CONTEXT_LENGTH_EXCEEDED of a prompt of `num_tokens`, or of more where that is not exact,
+    in a context of `max_tokens`."""
+    return ServeError(
+        Code.CONTEXT_LENGTH_EXCEEDED,
+        f"maximum context length is {max_tokens} tokens, the request has"
+        f" {'' if is_exact else 'at least '}{num_tokens}, and its answer needs one: shorten its"
+        " texts, or send fewer or smaller pictures",
+        field="messages",
+    )

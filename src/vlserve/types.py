@@ -361,8 +361,9 @@ def total_usage(usages: Iterable[Usage]) -> Usage:
 class TokenLogprob:
     """How likely a token was: `logprob` is the natural logarithm, 0 at most.
 
-    `data` are the token's own bytes, which may be a part of a character; `text` shows them, such a
-    part as U+FFFD. A special token is its name. `top` are the likeliest tokens at the same place,
+    `data` are the token's bytes, which may be a part of a character; `text` shows them, such a
+    part as U+FFFD. Of a token of an answer they are those that are in its text, of one of `top` its
+    own; a special token is its name there. `top` are the likeliest tokens at the same place,
     the likeliest first.
     """
 
@@ -382,10 +383,11 @@ class Chunk:
     """A piece of an answer. The last one, and only it, has `finish_reason` and `usage`.
 
     `text` may be empty while a character or a possible stop string is still incomplete. `logprobs`
-    has one for each of `token_ids` where the request asks for them, and goes with these, not with
-    `text`. `index` says which of a request's answers this is a piece of; each answer has its own
-    last piece, and the usage there is of that answer alone. `timings` are with its first token and
-    with its last piece.
+    are the tokens whose text has come with this piece as a whole, where the request asks for them:
+    of all pieces together their bytes make exactly the text. A token that is not in the text, of an
+    end or a stop string, is none of them. `index` says which of a request's answers this is a piece
+    of; each answer has its own last piece, and the usage there is of that answer alone. `timings`
+    are with its first token and with its last piece.
     """
 
     text: str

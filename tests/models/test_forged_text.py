@@ -240,4 +240,5 @@ def word_knowing_encoder() -> ChatEncoder:
     backend = Tokenizer(models.Unigram(pieces, unk_id=0, byte_fallback=False))
     backend.add_special_tokens(["<unk>", "</s>"])
     words = mock.Mock(backend_tokenizer=backend, unk_token_id=0, bos_token=None)
-    return ChatEncoder(mock.Mock(tokenizer=words), {"<unk>", "</s>"})
+    template = mock.Mock(return_value="")
+    return ChatEncoder(mock.Mock(tokenizer=words, apply_chat_template=template), {"<unk>", "</s>"})

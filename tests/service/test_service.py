@@ -290,7 +290,8 @@ PICTURE = ImageRef(b"", "the picture")
         ([(USER, [""])], "messages[0]"),
         ([(SYSTEM, ["a"])], "messages[0].role"),
         ([(USER, ["a"]), (ASSISTANT, ["b"])], "messages[1].role"),
-        ([(USER, ["a"]), (SYSTEM, ["b"]), (USER, ["c"])], "messages[1].role"),
+        ([(USER, ["a"]), (ASSISTANT, ["b"]), (SYSTEM, ["c"])], "messages[1].role"),
+        ([(USER, ["a"]), (USER, [""])], "messages[1]"),
         ([(SYSTEM, ["a", PICTURE]), (USER, ["b"])], "the picture"),
         ([(USER, ["a"]), (ASSISTANT, [PICTURE]), (USER, ["c"])], "the picture"),
         ([(USER, [PICTURE] * 17)], "the picture"),
@@ -303,6 +304,22 @@ def test_a_request_that_makes_no_sense(messages: list[Any], field: str) -> None:
     with pytest.raises(ServeError) as error:
         check(ChatRequest(turns), LimitSettings())
     assert (error.value.code, error.value.field) == (Code.INVALID_ARGUMENT, field)
+
+
+@pytest.mark.parametrize(
+    "messages",
+    [
+        [(SYSTEM, ["a"]), (SYSTEM, ["b"]), (USER, ["c"])],
+        [(USER, ["a"]), (SYSTEM, ["b"]), (USER, ["c"])],
+        [(USER, ["a"]), (SYSTEM, ["b"])],
+        [(SYSTEM, []), (USER, ["c"])],
+        [(USER, ["a"]), (ASSISTANT, []), (USER, ["c"])],
+        [(USER, ["a"]), (ASSISTANT, [""]), (SYSTEM, [""]), (USER, ["c"])],
+    ],
+)
+def test_turns_that_mean_nothing_are_taken(messages: list[Any]) -> None:
+    turns = tuple(Message(role, tuple(content)) for role, content in messages)
+    check(ChatRequest(turns), LimitSettings())
 
 
 def test_limits_of_a_request() -> None:

@@ -24,7 +24,11 @@ from vlserve.engines.upstream.client import Client, Reply, Unreachable, connecte
 from vlserve.errors import Code, ServeError
 from vlserve.settings import Settings
 
-_FINAL_CODES: Final = (Code.INVALID_ARGUMENT, Code.NOT_FOUND)  # no other answer would come
+_FINAL_CODES: Final = (
+    Code.INVALID_ARGUMENT,
+    Code.CONTEXT_LENGTH_EXCEEDED,
+    Code.NOT_FOUND,
+)  # no other answer would come
 _CONNECT_S: Final = 1.0
 _GRACE_S: Final = 10.0  # on top of the longest time of a request
 

@@ -53,9 +53,9 @@ class Engine(Protocol):
     have caused it from those that only waited. The first Chunk with a token and the last one
     have `timings`, of the stages that are the engine's. Closing the iterator (or cancelling the
     task that reads it) drops the request before the engine's next step.
-    Before its first Chunk it raises ServeError(INVALID_ARGUMENT), with field "messages" for a
-    prompt that does not fit and "guide" for a guide that cannot be followed. It raises
-    ServeError(UNAVAILABLE) when the engine closes or dies underneath, and
+    Before its first Chunk it raises ServeError: CONTEXT_LENGTH_EXCEEDED naming "messages" for a
+    prompt that does not fit, INVALID_ARGUMENT naming "guide" for a guide that cannot be followed.
+    It raises ServeError(UNAVAILABLE) when the engine closes or dies underneath, and
     ServeError(INTERNAL) when this one request failed; the others are not disturbed.
     """
 

@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator
 
 from vlserve.engines.base import RETRY_S, Begun, EngineInfo, Load
 from vlserve.engines.stop_strings import StopStrings
-from vlserve.errors import Code, ServeError, invalid
+from vlserve.errors import Code, ServeError, invalid, too_long
 from vlserve.settings import EngineSettings, ModelSettings
 from vlserve.timings import Stage, Stopwatch
 from vlserve.types import (
@@ -80,9 +80,7 @@ class EchoEngine:
         prompt = _count(request)
         num_left = MAX_CONTEXT_TOKENS - prompt.prompt_tokens
         if num_left < 1:
-            num, most = prompt.prompt_tokens, MAX_CONTEXT_TOKENS
-            message = f"{num} tokens do not fit the model's context of {most}, answer included"
-            raise invalid("messages", message)
+            raise too_long(MAX_CONTEXT_TOKENS, prompt.prompt_tokens)
         words = _WORD.findall(account)
         limit = min(request.sampling.max_tokens, num_left)
         stop = StopStrings(request.sampling.stop)

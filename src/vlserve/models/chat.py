@@ -8,8 +8,9 @@ from typing import Any
 from jinja2 import TemplateError
 from tokenizers import Tokenizer
 
-from vlserve.errors import invalid
-from vlserve.types import Image, Message
+from vlserve.errors import ServeError, invalid
+from vlserve.models.turns import TurnRules
+from vlserve.types import Image, Message, Role
 
 # Stands for a text of the conversation while the template is rendered. The template's own output
 # is all that is searched for it, so a caller who types one gains nothing.
@@ -53,16 +54,26 @@ class ChatEncoder:
         self.prefix = tuple(probe.ids[: bare[0]])
         self.suffix = tuple(probe.ids[bare[-1] + 1 :])
         self._bos: str | None = processor.tokenizer.bos_token
+        user, assistant, system = Role.USER, Role.ASSISTANT, Role.SYSTEM
+        self._turns = TurnRules(
+            knows_system=self._writes(system, user),
+            knows_system_later=self._writes(user, assistant, system, user),
+            knows_turns_in_a_row=self._writes(user, user),
+        )
 
     def token_id(self, special: str) -> int:
         """The id of a mark. Raises KeyError for what is none."""
         return self._ids[special]
 
     def render(self, messages: Sequence[Message[Image]]) -> tuple[str, list[str]]:
-        """The chat template's output with a placeholder for each text, and the texts.
+        """The chat template's output with a placeholder for each text, and the texts, of a
+        conversation as `TurnRules` has it.
 
         Raises ServeError(INVALID_ARGUMENT) when the template refuses the conversation.
         """
+        return self._rendered(self._turns.applied(messages))
+
+    def _rendered(self, messages: Sequence[Message[Image]]) -> tuple[str, list[str]]:
         texts: list[str] = []
         conversation = [
             {"role": message.role.value, "content": _content(message, texts)}
@@ -73,8 +84,21 @@ class ChatEncoder:
                 conversation, tokenize=False, add_generation_prompt=True
             )
         except TemplateError as error:
-            raise invalid("messages", "the model's chat template refuses this order") from error
+            raise invalid(
+                "messages",
+                "the model's chat template takes no turns in this order: let those of the user and"
+                " of the assistant take turns, the first and the last of them the user's",
+            ) from error
         return rendered, texts
+
+    def _writes(self, *roles: Role) -> bool:
+        """Whether the template writes turns of these roles, each once and in order."""
+        try:
+            rendered, texts = self._rendered([Message(role, ("a",)) for role in roles])
+        except (ServeError, TypeError):  # some add the parts of a turn to a text
+            return False
+        found = [int(number) for number in _PLACEHOLDER.findall(rendered)]
+        return found == list(range(len(texts)))
 
     def pieces(self, rendered: str, texts: Sequence[str]) -> list[Special | str]:
         """Special tokens of the template and the processor, and sections with the texts in."""

@@ -6,7 +6,7 @@ from vlserve.errors import invalid
 from vlserve.media.bounds import Allowed, allowed
 from vlserve.parameters import NOT_UNICODE, is_unicode
 from vlserve.settings import LimitSettings
-from vlserve.types import ChatRequest, ImageRef, Role, VideoRef
+from vlserve.types import ChatRequest, ImageRef, Message, Role, VideoRef
 
 _PICTURES_GO: Final = "only the user's messages may hold pictures and videos"
 
@@ -23,23 +23,14 @@ def check(request: ChatRequest, limits: LimitSettings) -> None:
     if not messages:
         raise invalid("messages", "must hold a message: send at least one of the user's")
     for i, message in enumerate(messages):
-        if message.role is Role.SYSTEM and i > 0:
-            raise invalid(
-                f"messages[{i}].role", "is 'system': only the first message may be the system's"
-            )
-        if not any(message.content):
+        if message.role is Role.USER and not any(message.content):
             raise invalid(f"messages[{i}]", "must hold a text or a picture")
         if not all(is_unicode(part) for part in message.content if isinstance(part, str)):
             raise invalid(f"messages[{i}]", NOT_UNICODE)
         for ref in message.pictures():
             if message.role is not Role.USER:
                 raise invalid(ref.field, f"is in a message of {message.role.value}: {_PICTURES_GO}")
-    last = messages[-1].role
-    if last is not Role.USER:
-        raise invalid(
-            f"messages[{len(messages) - 1}].role",
-            f"is '{last.value}': the last message must be the user's",
-        )
+    _check_last(messages)
     num_images = 0
     for ref in (ref for message in messages for ref in message.pictures()):
         before, num_images = num_images, num_images + _num_images(ref, bounds)
@@ -48,6 +39,18 @@ def check(request: ChatRequest, limits: LimitSettings) -> None:
     if (wanted := request.sampling.max_tokens) > limits.max_new_tokens:
         most = limits.max_new_tokens
         raise invalid("max_tokens", f"must be at most {most} (limits.max_new_tokens), not {wanted}")
+
+
+def _check_last(messages: tuple[Message[ImageRef | VideoRef], ...]) -> None:
+    """What is answered is the user's; the system may say something after it."""
+    spoken = [i for i, message in enumerate(messages) if message.role is not Role.SYSTEM]
+    last = spoken[-1] if spoken else len(messages) - 1
+    role = messages[last].role
+    if role is not Role.USER:
+        raise invalid(
+            f"messages[{last}].role",
+            f"is '{role.value}': the last message that is not the system's must be the user's",
+        )
 
 
 def _num_images(ref: ImageRef | VideoRef, bounds: Allowed) -> int:

@@ -101,10 +101,6 @@ REFUSED: list[tuple[str, dict[str, Any]]] = [
         {"messages": [user(TEXT), pb.Message(role=pb.ROLE_ASSISTANT, parts=[TEXT])]},
     ),
     (
-        "messages[1].role",
-        {"messages": [user(TEXT), pb.Message(role=pb.ROLE_SYSTEM, parts=[TEXT]), user(TEXT)]},
-    ),
-    (
         "messages[0].parts[0].image",
         {
             "messages": [

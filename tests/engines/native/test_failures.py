@@ -127,10 +127,21 @@ async def test_text_far_beyond_the_context_is_refused_before_it_is_tokenised(
             raise AssertionError("tokenised")
 
         engine.intake.adapter.prepare = never  # type: ignore[assignment, method-assign]
-        with pytest.raises(ServeError, match="characters do not fit") as refused:
+        with pytest.raises(ServeError, match="is 512 tokens, the request has at least") as refused:
             await answer(engine, Request("long", (Message(Role.USER, ("word " * 100_000,)),)))
-    assert refused.value.code is Code.INVALID_ARGUMENT
+    assert refused.value.code is Code.CONTEXT_LENGTH_EXCEEDED
     assert refused.value.field == "messages"
+
+
+async def test_a_prompt_that_is_longer_than_the_context_is_told_how_long(tiny_folder: Path) -> None:
+    async with running(tiny_folder) as engine:
+        asked = Request("long", (Message(Role.USER, ("a " * 600,)),))
+        count = await engine.count(asked)
+        with pytest.raises(ServeError) as refused:
+            await answer(engine, asked)
+    assert refused.value.code is Code.CONTEXT_LENGTH_EXCEEDED
+    wanted = f"maximum context length is 512 tokens, the request has {count.prompt_tokens}, "
+    assert refused.value.message.startswith(wanted)
 
 
 async def test_the_engine_lets_pictures_go_once_it_has_seen_them(tiny_folder: Path) -> None:

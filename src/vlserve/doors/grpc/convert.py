@@ -247,8 +247,8 @@ def _message(wire: pb.Message, path: str) -> Message[ImageRef | VideoRef]:
     role = _ROLES.get(wire.role)
     if role is None:
         raise invalid(f"{path}.role", f"{int(wire.role)} is not a role")
-    if not wire.parts:
-        raise invalid(f"{path}.parts", "must not be empty")
+    if not wire.parts and role is Role.USER:
+        raise invalid(f"{path}.parts", "is empty: a turn of the user holds a text or a picture")
     parts = tuple(_part(part, f"{path}.parts[{i}]") for i, part in enumerate(wire.parts))
     return Message(role, parts)
 

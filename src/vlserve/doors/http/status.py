@@ -7,6 +7,7 @@ from vlserve.errors import Code
 
 STATUS: Final = {
     Code.INVALID_ARGUMENT: HTTPStatus.BAD_REQUEST,
+    Code.CONTEXT_LENGTH_EXCEEDED: HTTPStatus.BAD_REQUEST,
     Code.NOT_FOUND: HTTPStatus.NOT_FOUND,
     Code.OVERLOADED: HTTPStatus.TOO_MANY_REQUESTS,
     Code.DEADLINE_EXCEEDED: HTTPStatus.GATEWAY_TIMEOUT,
@@ -16,6 +17,7 @@ STATUS: Final = {
 _CODES: Final[dict[int, Code]] = {
     HTTPStatus.BAD_GATEWAY: Code.UNAVAILABLE,  # of a proxy
     **{status: code for code, status in STATUS.items()},
+    HTTPStatus.BAD_REQUEST: Code.INVALID_ARGUMENT,  # of the two that have it
 }
 
 

@@ -17,7 +17,7 @@ from vlserve.engines.native.text.guides import Guides
 from vlserve.engines.native.text.matcher import Matcher
 from vlserve.engines.native.vision.encoder import Encoder
 from vlserve.engines.native.vision.image_cache import ImageCache
-from vlserve.errors import Code, ServeError, invalid
+from vlserve.errors import Code, ServeError, invalid, too_long
 from vlserve.models.prompt import Prompt, PromptImage
 from vlserve.timings import Stage, Stopwatch
 from vlserve.types import Image, Request, SamplingParams, TokenCount
@@ -136,12 +136,9 @@ class Intake:
         """Before it is tokenised, which takes long and cannot be stopped."""
         texts = [p for message in request.messages for p in message.content if isinstance(p, str)]
         num_characters = sum(map(len, texts))
-        if num_characters > self._info.max_context_tokens * self.adapter.longest_token:
-            raise invalid(
-                "messages",
-                f"{num_characters} characters do not fit the model's context"
-                f" of {self._info.max_context_tokens} tokens",
-            )
+        least = -(-num_characters // self.adapter.longest_token)
+        if least > self._info.max_context_tokens:
+            raise too_long(self._info.max_context_tokens, least, is_exact=False)
 
     def _refuse_unknown_tokens(self, sampling: SamplingParams) -> None:
         vocab_size = self.adapter.text_config.vocab_size
@@ -155,11 +152,7 @@ class Intake:
     ) -> Sequence:
         num_left = self._info.max_context_tokens - len(prompt.token_ids)
         if num_left < 1:
-            raise invalid(
-                "messages",
-                f"{len(prompt.token_ids)} tokens do not fit the model's context"
-                f" of {self._info.max_context_tokens}, answer included",
-            )
+            raise too_long(self._info.max_context_tokens, len(prompt.token_ids))
         return Sequence(
             id=request.id,
             prompt=prompt,

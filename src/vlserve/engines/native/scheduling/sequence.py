@@ -95,11 +95,12 @@ class Sequence:
         if is_first:
             self.watch.enter(Stage.DECODE)
         self.token_ids.append(token_id)
-        text = self.detokenizer.push(token_id)
+        text = self.detokenizer.push(token_id, self.logprobs)
         finish = self._finish_reason(token_id)
         if finish is None:
             timings = self.watch.timings() if is_first else None
-            return Chunk(text, (token_id,), logprobs=self.logprobs, timings=timings)
+            logprobs = self.detokenizer.logprobs()
+            return Chunk(text, (token_id,), logprobs=logprobs, timings=timings)
         text += self.detokenizer.finish()
         if self.detokenizer.is_stopped:
             finish = FinishReason.STOP
@@ -108,7 +109,7 @@ class Sequence:
             (token_id,),
             finish,
             self._usage(),
-            logprobs=self.logprobs,
+            logprobs=self.detokenizer.logprobs(is_last=True),
             timings=self.watch.timings(),
         )
 

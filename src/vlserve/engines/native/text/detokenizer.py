@@ -1,8 +1,10 @@
 """Token ids to text as they come: never half a character, never a part of a stop string."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
+from vlserve.engines.native.text.pieces import Pieces
 from vlserve.engines.stop_strings import StopStrings
+from vlserve.types import TokenLogprob
 
 INCOMPLETE = "\N{REPLACEMENT CHARACTER}"
 
@@ -17,6 +19,7 @@ class Detokenizer:
     def __init__(self, decode: Callable[[list[int]], str], stop: Sequence[str] = ()) -> None:
         self._decode = decode
         self._stop = StopStrings(stop)
+        self._pieces = Pieces()
         # What is decoded begins with tokens whose text is out already: a decoder may treat the
         # beginning of a text in a way of its own, and must not meet one here.
         self._window: list[int] = []
@@ -28,18 +31,32 @@ class Detokenizer:
         """Whether a stop string has come."""
         return self._stop.is_stopped
 
-    def push(self, token_id: int) -> str:
-        """The text that is certain now; nothing more once a stop string has come."""
+    def push(self, token_id: int, logprobs: Iterable[TokenLogprob] = ()) -> str:
+        """The text that is certain now; nothing more once a stop string has come. `logprobs` has
+        the token's own, where the request asks for them."""
         self._window.append(token_id)
+        for token in logprobs:
+            self._pieces.add(token)
         text = self._decode(self._window)
-        return "" if text.endswith(INCOMPLETE) else self._stop.push(self._new(text))
+        return "" if text.endswith(INCOMPLETE) else self._shown(self._stop.push(self._new(text)))
 
     def finish(self) -> str:
         """The rest: what waited for a character or a stop string to become complete."""
-        return self._stop.push(self._new(self._decode(self._window))) + self._stop.finish()
+        rest = self._stop.push(self._new(self._decode(self._window)))
+        return self._shown(rest + self._stop.finish())
+
+    def logprobs(self, *, is_last: bool = False) -> tuple[TokenLogprob, ...]:
+        """Of the tokens that are in the text so far and were not taken, with the bytes that each
+        has there. Those of all calls, the last one after `finish`, make exactly the text."""
+        return self._pieces.take(is_last=is_last)
+
+    def _shown(self, text: str) -> str:
+        self._pieces.show(text)
+        return text
 
     def _new(self, text: str) -> str:
         new = text[len(self._known) :]
+        self._pieces.read(new)
         if new:
             del self._window[: self._num_known]
             self._num_known = len(self._window)

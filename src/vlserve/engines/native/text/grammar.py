@@ -1,10 +1,13 @@
 """Guides as grammars, and what they may cost. Runs in the worker too, so it imports little."""
 
+import json
 import random
 import re
 from typing import Final
 
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer
+
+from vlserve.engines.native.text.closed_schema import closed
 
 # Of one step of one answer, which everybody waits for: about 10 ms and 50 MB.
 LIMITS: Final = LLParserLimits(
@@ -31,7 +34,14 @@ def trie(tokenizer: str, size: int, stop_token_ids: list[int]) -> LLTokenizer:
 
 
 def json_grammar(schema: str) -> str:
-    """JSON that fits a schema. Raises ValueError for what is no JSON object."""
+    """JSON that fits a schema, its objects closed as `closed` has it. Raises ValueError for what is
+    no JSON object."""
+    # The library reads it first: what is nested too deep for it never gets to where it is changed.
+    _grammar(schema)
+    return _grammar(json.dumps(closed(json.loads(schema))))
+
+
+def _grammar(schema: str) -> str:
     return LLMatcher.grammar_from_json_schema(schema, overrides=_JSON)  # type: ignore[arg-type]
 
 
