@@ -7,6 +7,7 @@ import openai
 import pytest
 from google.rpc import error_details_pb2
 
+from tests.doors.grpc import live as grpc_live
 from tests.doors.grpc.live import detail
 from tests.doors.http.live import served
 from tests.doors.kserve.asked import InferenceClient, asked
@@ -39,10 +40,11 @@ async def test_every_door_says_that_the_context_is_too_small() -> None:
                     "invalid_request_error",
                 )
                 assert SENTENCE in answer.error["message"]
-        with pytest.raises(openai.BadRequestError) as refused:
-            await house.client().chat.completions.create(
-                model="", messages=[{"role": "user", "content": TEXT}]
-            )
+        async with house.client() as stock:
+            with pytest.raises(openai.BadRequestError) as refused:
+                await stock.chat.completions.create(
+                    model="", messages=[{"role": "user", "content": TEXT}]
+                )
         assert refused.value.code == CODE
         async with house.grpc_client() as client:
             wire = pb.VisionRequest(prompt=TEXT)
@@ -57,10 +59,13 @@ async def test_every_door_says_that_the_context_is_too_small() -> None:
             (violation,) = detail(error, error_details_pb2.BadRequest).field_violations
             assert violation.field == "prompt"
             assert raised(error).code is Code.CONTEXT_LENGTH_EXCEEDED
-        async with InferenceClient(house.grpc.address) as triton:
-            with pytest.raises(grpc.aio.AioRpcError) as refusal:
-                await triton.infer(asked(TEXT))
-            assert refusal.value.code() is grpc.StatusCode.INVALID_ARGUMENT
-            assert f"text_input: {SENTENCE}" in (refusal.value.details() or "")
-            (piece,) = await triton.pieces(asked(TEXT, flags={"stream": True}))
-            assert f"text_input: {SENTENCE}" in piece.error_message
+    async with (
+        grpc_live.served(EchoEngine(ModelSettings(), EngineSettings())) as triton_house,
+        InferenceClient(triton_house.door.address) as triton,
+    ):
+        with pytest.raises(grpc.aio.AioRpcError) as refusal:
+            await triton.infer(asked(TEXT))
+        assert refusal.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+        assert f"text_input: {SENTENCE}" in (refusal.value.details() or "")
+        (piece,) = await triton.pieces(asked(TEXT, flags={"stream": True}))
+        assert f"text_input: {SENTENCE}" in piece.error_message
