@@ -5,6 +5,7 @@ bare servers of the same libraries that answer as much: grpc.aio, and an ASGI ap
 a picture of 5 MB, as bytes over gRPC and in base64 in JSON.
 
 One process asks all of them, in rounds in which each comes once, every round another one first.
+With `--before PYTHON`, the interpreter of another checkout, its HTTP door is one of them.
 """
 
 import argparse
@@ -37,6 +38,7 @@ from bench.door_load import Caller, Load, grpc_caller, http_caller, measured
 from bench.engine import RESULTS, commit
 
 CLIENTS = (1, 64)
+BEFORE = "vlserve HTTP before"
 PICTURE_SIDE = 1300  # of noise, which no format makes smaller: 5 MB
 _READY_S = 60.0
 _POLL_S = 0.1
@@ -81,12 +83,12 @@ def noise(seed: int) -> bytes:
 def cells(ports: dict[str, int], picture: bytes) -> list[Cell]:
     """All that is measured at the servers that are there."""
     ways = {
-        "gRPC": ("bare grpc.aio", "vlserve gRPC", grpc_caller),
-        "HTTP": ("bare ASGI", "vlserve HTTP", http_caller),
+        "gRPC": (("bare grpc.aio", "vlserve gRPC"), grpc_caller),
+        "HTTP": (("bare ASGI", BEFORE, "vlserve HTTP"), http_caller),
     }
     made = []
-    for name, (bare, ours, caller) in ways.items():
-        for server in (bare, ours):
+    for name, (at, caller) in ways.items():
+        for server in at:
             if (port := ports.get(server)) is None:
                 continue
             for is_stream, num_clients in itertools.product((False, True), CLIENTS):
@@ -109,22 +111,18 @@ async def run(todo: Sequence[Cell], options: argparse.Namespace) -> None:
 
 
 @contextmanager
-def servers() -> Iterator[dict[str, int]]:
-    """The ports of all that could be started, by name; said where one could not."""
+def servers(before: str = "") -> Iterator[dict[str, int]]:
+    """The ports of all that could be started, by name; said where one could not. `before` is the
+    interpreter of another checkout."""
     with ExitStack() as closing:
         ports = {name: free_port() for name in ("bare grpc.aio", "vlserve gRPC", "vlserve HTTP")}
         closing.enter_context(started("bench.door_servers", "grpc", str(ports["bare grpc.aio"])))
         wait_for(ports["bare grpc.aio"])
-        flags = {
-            "engine.kind": "echo",
-            "engine.max-running": max(CLIENTS),
-            "grpc.port": ports["vlserve gRPC"],
-            "http.port": ports["vlserve HTTP"],
-        }
-        serve = [f"--{name}={value}" for name, value in flags.items()]
-        output = closing.enter_context(started("vlserve", "serve", *serve))
-        if not any("ready in" in line for line in output):
-            raise RuntimeError("the server ended before it was ready")
+        here = (sys.executable, ports["vlserve gRPC"], ports["vlserve HTTP"])
+        closing.enter_context(serving(*here))
+        if before:
+            ports[BEFORE] = free_port()
+            closing.enter_context(serving(before, free_port(), ports[BEFORE]))
         if not listens(ports["vlserve HTTP"]):
             say("this server has no HTTP port: HTTP and SSE are left out")
             del ports["vlserve HTTP"]
@@ -138,9 +136,25 @@ def servers() -> Iterator[dict[str, int]]:
 
 
 @contextmanager
-def started(module: str, *arguments: str) -> Iterator[IO[str]]:
+def serving(python: str, grpc_port: int, http_port: int) -> Iterator[None]:
+    """A server with the echo engine, ready while the context lasts."""
+    flags = {
+        "engine.kind": "echo",
+        "engine.max-running": max(CLIENTS),
+        "grpc.port": grpc_port,
+        "http.port": http_port,
+    }
+    serve = [f"--{name}={value}" for name, value in flags.items()]
+    with started("vlserve", "serve", *serve, python=python) as output:
+        if not any("ready in" in line for line in output):
+            raise RuntimeError("the server ended before it was ready")
+        yield
+
+
+@contextmanager
+def started(module: str, *arguments: str, python: str = sys.executable) -> Iterator[IO[str]]:
     """What a program of ours prints, which runs while the context lasts."""
-    command = [sys.executable, "-m", module, *arguments]
+    command = [python, "-m", module, *arguments]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:  # noqa: S603
         assert process.stdout is not None  # noqa: S101  it was asked for
         try:
@@ -220,6 +234,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--pictures", type=int, default=20, help="of a cell in a round")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--before", default="", help="interpreter of another checkout")
     name = f"doors-{datetime.now().astimezone():%Y-%m-%d}.json"
     parser.add_argument("--out", type=Path, default=RESULTS / name)
     return parser.parse_args(arguments)
@@ -229,7 +244,7 @@ def main() -> None:
     """Measure, print, write."""
     options = parse()
     picture = noise(options.seed)
-    with servers() as ports:
+    with servers(options.before) as ports:
         todo = cells(ports, picture)
         asyncio.run(run(todo, options))
     facts = report(todo, options, picture)
