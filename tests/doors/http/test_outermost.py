@@ -3,16 +3,19 @@
 import asyncio
 import json
 import logging
+import re
 from typing import Any
 
 import openai
 import pytest
+from pydantic import ValidationError
 
 from tests.doors.http.live import Answer, House, live, read_answer, request_head, served, user
 from tests.scripted import ScriptedEngine
 from tests.waiting import until
 from vlserve.doors.grpc.pb import vision_pb2 as pb
 from vlserve.request_ids import MAX_LENGTH
+from vlserve.settings import HttpSettings
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 CHAT = "/v1/chat/completions"
@@ -148,3 +151,12 @@ async def test_a_request_that_is_cut_off_as_the_server_stops_is_told_so() -> Non
         assert answer.error["request_id"] == ID["X-Request-Id"]
         await stopping
         writer.close()
+
+
+@pytest.mark.parametrize(
+    "origin",
+    ["example.com", "https://example.com/", "https://example.com/page", "https://*", "http://h:x"],
+)
+async def test_what_is_no_origin_is_refused_at_the_start(origin: str) -> None:
+    with pytest.raises(ValidationError, match=f"{re.escape(repr(origin))} is not an origin"):
+        HttpSettings(allowed_origins=f"http://localhost:3000, {origin}")

@@ -1,4 +1,4 @@
-"""Requests that are sent ahead over HTTP/1.1."""
+"""What a connection over HTTP/1.1 may hold beside one whole request after the other."""
 
 import asyncio
 import json
@@ -8,7 +8,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from tests.doors.http.live import live, read_answer, request_head, user
 from tests.scripted import ScriptedEngine
-from tests.waiting import until
+from tests.waiting import AT_MOST_S, until
 from vlserve.doors.http import server
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -94,3 +94,96 @@ async def test_a_connection_is_kept_by_who_offers_another_protocol_with_each_req
                 answer = await read_answer(reader)
             assert (answer.status, answer.headers.get("connection")) == (200, None)
         writer.close()
+
+
+@pytest.mark.parametrize("offers", [b"", b"Connection: keep-alive\r\n"])
+async def test_http_1_0_gets_its_stream_without_chunks(offers: bytes) -> None:
+    async with live() as house:
+        reader, writer = await house.connect()
+        asking = asked("one two", is_stream=True).replace(b"HTTP/1.1", b"HTTP/1.0")
+        writer.write(asking.replace(b"\r\n\r\n", b"\r\n" + offers + b"\r\n", 1))
+        async with asyncio.timeout(5):
+            head, _, body = (await reader.read()).partition(b"\r\n\r\n")
+        assert b" 200 " in head
+        assert b"transfer-encoding" not in head.lower()
+        assert body.startswith(b"data: {")
+        assert body.endswith(b"data: [DONE]\n\n")
+        writer.close()
+
+
+NO_REQUESTS = {
+    "TLS": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n",
+    "two lengths": b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n",
+    "no host": b"GET / HTTP/1.1\r\n\r\n",
+    "length of letters": b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: a\r\n\r\n",
+    "a path beyond ASCII": b"GET /\xff HTTP/1.1\r\nHost: h\r\n\r\n",
+    "a name with a space": b"GET / HTTP/1.1\r\nHost: h\r\nA B: c\r\n\r\n",
+    "chunks that are none": (
+        b"POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\nno chunk\r\n"
+    ),
+    "a chunk's endless extension": (
+        b"POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n1;" + b"a" * 400_000
+    ),
+    "endless trailers": (
+        b"POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nA: " + b"a" * 400_000
+    ),
+}
+
+
+@pytest.mark.parametrize("name", NO_REQUESTS)
+async def test_what_is_no_request_is_refused_and_the_connection_closed(name: str) -> None:
+    async with live() as house:
+        reader, writer = await house.connect()
+        writer.write(NO_REQUESTS[name])
+        async with asyncio.timeout(AT_MOST_S):
+            answer = await read_answer(reader)
+            assert (answer.status, answer.headers["connection"]) == (400, "close")
+            assert answer.error["message"] == "this is not a request in HTTP/1.1"
+            assert await reader.read() == b""
+        writer.close()
+        await until(lambda: not house.http._running)
+        assert (await house.get("/health/live")).status == 200
+
+
+async def test_http_2_is_refused_by_its_name() -> None:
+    async with live() as house:
+        answer = await house.send(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
+    assert (answer.status, answer.headers["connection"]) == (505, "close")
+    assert "HTTP/2 is spoken at the port of gRPC" in answer.error["message"]
+
+
+async def test_a_length_beside_chunks_cannot_hide_a_second_request() -> None:
+    """Either the chunks count, or it is refused: never the length."""
+    hidden = b"GET /health/live HTTP/1.1\r\nHost: h\r\n\r\n"
+    head = b"POST /v1/models HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n"
+    raw = head + b"Content-Length: 5\r\n\r\n0\r\n\r\n" + hidden
+    async with live() as house:
+        reader, writer = await house.connect()
+        writer.write(raw)
+        async with asyncio.timeout(AT_MOST_S):
+            answered = await reader.read()
+        assert answered.count(b"HTTP/1.1 ") == 1
+        writer.close()
+
+
+async def test_what_a_trailer_says_is_no_header() -> None:
+    body = json.dumps({"messages": [user("hello")]}).encode()
+    head = f"POST {CHAT} HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n"
+    chunks = b"%x\r\n%s\r\n0\r\n" % (len(body), body)
+    async with live() as house:
+        raw = head.encode() + chunks + b"Content-Type: application/json\r\n\r\n"
+        assert (await house.send(raw, within_s=AT_MOST_S)).status == 400
+        told = head.replace("Host: h", "Host: h\r\nContent-Type: application/json").encode()
+        assert (await house.send(told + chunks + b"\r\n")).status == 200
+
+
+async def test_two_doors_do_not_share_connections() -> None:
+    async with live() as one, live() as other:
+        reader, writer = await one.connect()
+        await until(lambda: len(one.http._state.connections) == 1)
+        assert not other.http._state.connections
+        await one.http.stop()
+        async with asyncio.timeout(AT_MOST_S):
+            assert await reader.read() == b""
+        writer.close()
+        assert (await other.get("/health/live")).status == 200

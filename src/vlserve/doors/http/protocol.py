@@ -22,6 +22,7 @@ _HEADER_S: Final = 5.0
 # bytes is reset, and the answer lost.
 _LINGER_S: Final = 2.0
 _HEADER_END: Final = re.compile(rb"\n\r?\n")
+_HTTP_2: Final = b"PRI * HTTP/2"  # as a client begins that knows beforehand
 _CLOSE: Final = (b"connection", b"close")
 
 
@@ -101,6 +102,10 @@ class HttpProtocol(H11Protocol):
         if self._header_timer is None:
             self._header_timer = self.loop.call_later(_HEADER_S, self.timeout_keep_alive_handler)
         header = begun + data
+        if header.startswith(_HTTP_2):
+            text = "this port speaks HTTP/1.1: HTTP/2 is spoken at the port of gRPC alone"
+            self._refuse(HTTPStatus.HTTP_VERSION_NOT_SUPPORTED, text)
+            return False
         if len(header) > HEADER_BYTES and not _HEADER_END.search(header, 0, HEADER_BYTES):
             text = f"the header is larger than {HEADER_BYTES // 1024} KiB"
             self._refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, text)
