@@ -27,7 +27,7 @@ _POLL_S: Final = 0.05
 async def faulty() -> AsyncIterator[str]:
     """Where it listens while the context lasts."""
     port = free_port()
-    async with app.http_hall(Settings(engine=EngineSettings(kind="echo"))) as right:
+    async with app.open_http_app(Settings(engine=EngineSettings(kind="echo"))) as right:
         wrong: Any = _planted(right)
         server = uvicorn.Server(
             uvicorn.Config(

@@ -109,7 +109,7 @@ async def measure(options: argparse.Namespace) -> dict[str, list[float]]:
     found: dict[str, list[float]] = {
         name: [] for name in ("first", "second", "gap alone", "gap disturbed")
     }
-    async with app.hall(settings) as service:
+    async with app.open_service(settings) as service:
         await second_question(service, picture(rng, (640, 480)))
         for _ in track(range(options.rounds), "rounds", console=Console(stderr=True)):
             first, second = await second_question(service, picture(rng, (640, 480)))

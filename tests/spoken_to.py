@@ -6,11 +6,11 @@ import signal
 import sys
 from pathlib import Path
 
-from vlserve.processes import front
+from vlserve.processes import connect_to_front
 
 if __name__ == "__main__":
     given = sorted(int(each.name) for each in Path("/proc/self/fd").iterdir() if each.exists())
-    connection = front()
+    connection = connect_to_front()
     print("printed")
     sys.stdout.flush()
     facts = {

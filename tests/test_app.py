@@ -247,7 +247,7 @@ async def test_a_taken_http_port_closes_what_was_open(engine: WatchedEngine) -> 
 
 
 async def test_the_hall_alone_answers(engine: WatchedEngine) -> None:
-    async with app.hall(settings()) as service:
+    async with app.open_service(settings()) as service:
         assert service.info.engine == "scripted"
     assert engine.history == ["started", "closed"]
 

@@ -35,7 +35,7 @@ def test_a_process_inherits_its_socket_and_stderr_alone(
     process = Process("tests.spoken_to")
     facts = facts_of(process)
     process.socket.close()
-    died_of = process.reaped(END_S)
+    died_of = process.reap(END_S)
     for fd in (read, write):
         os.close(fd)
     assert facts["files"] == [0, 1, 2, facts["socket"]]
@@ -50,10 +50,10 @@ def test_a_process_inherits_its_socket_and_stderr_alone(
 def test_what_a_process_died_of_is_said() -> None:
     process = Process("tests.spoken_to")
     assert facts_of(process)
-    assert process.reaped(0) is None
+    assert process.reap(0) is None
     process.kill()
-    assert process.reaped(END_S) == "SIGKILL"
-    assert process.reaped(0) == "SIGKILL"
+    assert process.reap(END_S) == "SIGKILL"
+    assert process.reap(0) == "SIGKILL"
     process.socket.close()
 
 

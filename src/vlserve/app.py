@@ -1,7 +1,7 @@
 """Assembly: settings -> a house that serves, opened and closed in a fixed order.
 
 Opening: listen at every door (NOT_SERVING), start the engine, let requests in, answer the bundled
-picture through the whole hall, SERVING. Closing is the same backwards: NOT_SERVING, refuse new
+picture through the whole service, SERVING. Closing is the same backwards: NOT_SERVING, refuse new
 requests and finish what runs, close the doors, close the engine. In between, health follows the
 engine's process: NOT_SERVING when it dies, SERVING when the one after it has answered.
 """
@@ -26,7 +26,7 @@ from vlserve.doors.rest import routes as rest
 from vlserve.engines.base import Engine, EngineInfo
 from vlserve.engines.supervisor import STALLED_S, Supervisor
 from vlserve.errors import Code, ServeError
-from vlserve.readiness import Door, announce, cancel, first_answer, tell_health
+from vlserve.readiness import Door, announce, cancel, first_answer, update_health
 from vlserve.service.service import Service
 from vlserve.settings import Settings
 
@@ -47,8 +47,8 @@ class App:
 
 
 @asynccontextmanager
-async def hall(settings: Settings) -> AsyncIterator[Service]:
-    """The engine and the hall in front of it, without a door.
+async def open_service(settings: Settings) -> AsyncIterator[Service]:
+    """The engine and the service in front of it, without a door.
 
     Raises ServeError or whatever the engine raises at its start.
     """
@@ -61,12 +61,12 @@ async def hall(settings: Settings) -> AsyncIterator[Service]:
 
 
 @asynccontextmanager
-async def http_hall(settings: Settings) -> AsyncIterator[Asgi]:
-    """The hall behind what the HTTP door serves, for callers in this process: no port is opened.
+async def open_http_app(settings: Settings) -> AsyncIterator[Asgi]:
+    """The service behind what the HTTP door serves, for callers in this process: no port is opened.
 
-    Raises as `hall`.
+    Raises as `open_service`.
     """
-    async with hall(settings) as service:
+    async with open_service(settings) as service:
         readiness = Readiness(is_serving=True)
         routers = _routers(service, settings)
         yield application(service, routers, readiness, settings.limits, settings.http)
@@ -78,7 +78,7 @@ async def running(
 ) -> AsyncIterator[App]:
     """The whole house, SERVING while the context lasts. `on_stage` is told what it waits for.
 
-    Raises OSError where an address cannot be had, and what `hall` raises.
+    Raises OSError where an address cannot be had, and what `open_service` raises.
     """
     begin_s = time.monotonic()
     engine = _engine(settings)
@@ -104,7 +104,7 @@ async def running(
         closing.push_async_callback(announce, doors, is_serving=False)
         await announce(doors, is_serving=True)
         answered_s = time.monotonic()
-        telling = asyncio.create_task(tell_health(engine, service, doors, settings.limits))
+        telling = asyncio.create_task(update_health(engine, service, doors, settings.limits))
         closing.push_async_callback(cancel, telling)
         # What has been made by now stays: looking through it again and again holds everybody up.
         gc.collect()

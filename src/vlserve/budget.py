@@ -35,7 +35,7 @@ class Claim:
 
     def grow(self, amount: int) -> None:
         """Have `amount` more. Raises ServeError(OVERLOADED) at once where so much is not left."""
-        if not self._budget.has_taken(amount):
+        if not self._budget.try_take(amount):
             raise ServeError(Code.OVERLOADED, self._wanted, retry_after_s=_RETRY_S)
         self.num += amount
 
@@ -74,7 +74,7 @@ class Budget:
         finally:
             self.give_back(claim.num)
 
-    def has_taken(self, amount: int) -> bool:
+    def try_take(self, amount: int) -> bool:
         """Whether so much was left, for nobody who came before: then it is the caller's now."""
         if self._waiting or amount > self._num_left:
             return False
@@ -91,7 +91,7 @@ class Budget:
                 turn.set_result(None)
 
     async def _take(self, amount: int) -> None:
-        if amount == 0 or self.has_taken(amount):  # who wants nothing waits for nobody
+        if amount == 0 or self.try_take(amount):  # who wants nothing waits for nobody
             return
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.append((amount, turn))

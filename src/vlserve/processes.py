@@ -43,7 +43,7 @@ class Process:
         """Kill it, where it has not ended."""
         self._popen.kill()
 
-    def reaped(self, within_s: float | None) -> str | None:
+    def reap(self, within_s: float | None) -> str | None:
         """What it died of, once it has; None where it is still there after `within_s`. Blocks."""
         try:
             status = self._popen.wait(within_s)
@@ -52,7 +52,7 @@ class Process:
         return f"exit status {status}" if status >= 0 else signal.Signals(-status).name
 
 
-def front() -> socket.socket:
+def connect_to_front() -> socket.socket:
     """In a process that was started as above: its end of the socket, which no process that it
     starts inherits. The front's end closes with the front, and then this process ends.
 

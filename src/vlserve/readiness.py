@@ -20,7 +20,7 @@ _ASK_AGAIN_S: Final = 1.0
 Door = GrpcDoor | HttpDoor
 
 
-async def tell_health(
+async def update_health(
     engine: Supervisor, service: Service, doors: Sequence[Door], limits: LimitSettings
 ) -> None:
     """Keep the doors' health in step with the engine's process, until cancelled."""

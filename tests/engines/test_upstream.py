@@ -14,7 +14,7 @@ from vlserve.engines.upstream.client import (
     BrokenStream,
     Refused,
     Unreachable,
-    connected,
+    connect,
     events,
     message_of,
 )
@@ -60,7 +60,7 @@ def test_an_error_is_said_in_the_servers_words(content: bytes, said: str) -> Non
 
 async def test_as_many_calls_as_there_are_go_at_once() -> None:
     with http_server(Script(num_tokens=1, first_s=3.0)) as server:
-        async with connected(f"{server.url}/v1") as client:
+        async with connect(f"{server.url}/v1") as client:
 
             async def ask() -> int:
                 async with aclosing(client.stream("chat/completions", BODY)) as stream:
@@ -75,13 +75,13 @@ async def test_as_many_calls_as_there_are_go_at_once() -> None:
 async def test_what_fails_is_told_apart() -> None:
     with http_server(Script(refusal=refusal.Refused(429, "too many"))) as server:
         url = server.url
-        async with connected(url) as client:
+        async with connect(url) as client:
             with pytest.raises(Refused, match="too many") as refused:
                 await anext(client.stream("v1/chat/completions", BODY))
             assert refused.value.status == 429
             assert (await client.post("v1/chat/completions", BODY)).status == 429
             assert not await client.is_ready(1.0)
-    async with connected(url) as client:
+    async with connect(url) as client:
         assert not await client.is_ready(1.0)
         with pytest.raises(Unreachable, match="nothing answers at that address"):
             await client.post("v1/chat/completions", BODY)
@@ -101,7 +101,7 @@ async def test_a_key_is_sent_where_there_is_one_and_bytes_as_they_are(key: str) 
 
     server = await asyncio.start_server(answer, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
-    async with server, connected(f"http://127.0.0.1:{port}", key=key) as client:
+    async with server, connect(f"http://127.0.0.1:{port}", key=key) as client:
         reply = await client.post("/v1/chat/completions", ODD)
     assert (reply.status, reply.content, reply.is_json) == (200, ODD, True)
     assert reply.headers["x-said"] == "a"
@@ -123,7 +123,7 @@ async def test_an_event_that_is_an_error_ends_the_answer() -> None:
 
     server = await asyncio.start_server(answer, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
-    async with server, connected(f"http://127.0.0.1:{port}") as client:
+    async with server, connect(f"http://127.0.0.1:{port}") as client:
         stream = client.stream("chat/completions", BODY)
         assert await anext(stream) == {"choices": []}
         with pytest.raises(BrokenStream, match=r"^broke$"):

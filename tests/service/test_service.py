@@ -78,7 +78,7 @@ async def test_another_model_is_named_beside_the_one_that_is_served() -> None:
     assert (error.code, error.field) == (Code.NOT_FOUND, "model")
     wanted = "gpt-4o\N{REPLACEMENT CHARACTER}" + "x" * (MAX_QUOTED - 7)
     assert error.message == (f"model '{wanted}…' is not served here; this server serves '{MODEL}'")
-    assert service.named(MODEL) == service.info
+    assert service.find_model(MODEL) == service.info
 
 
 @pytest.mark.parametrize("n", [1, 3])

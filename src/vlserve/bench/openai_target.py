@@ -12,7 +12,7 @@ from vlserve.engines.upstream.client import (
     Client,
     Refused,
     Unreachable,
-    connected,
+    connect,
 )
 from vlserve.types import ChatRequest, Chunk, FinishReason, ImageRef, Message, Usage, VideoRef
 
@@ -71,7 +71,7 @@ async def openai_target(url: str, model: str, api_key: str | None) -> AsyncItera
     """
     bare = url.rstrip("/")
     base = bare if "/" in bare.partition("://")[2] else f"{bare}/v1"
-    async with connected(base, key=api_key or "") as client:
+    async with connect(base, key=api_key or "") as client:
         if not model:
             try:
                 listed = await client.models()

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from vlserve.describe.connect import Connection
 from vlserve.describe.journal import Done
-from vlserve.describe.patience import Patience, answered
+from vlserve.describe.patience import Patience, ask_patiently
 from vlserve.describe.pictures import Picture
 from vlserve.errors import Code, ServeError
 from vlserve.types import (
@@ -80,7 +80,7 @@ class Asker:
         except ServeError as error:
             return _failed(picture, picture.stamp, _said(error))
         try:
-            answer = await answered(partial(self._answer, data), self._patience)
+            answer = await ask_patiently(partial(self._answer, data), self._patience)
         except ServeError as error:
             if error.code is Code.NOT_FOUND or (error.field or "").split(".")[-1] in _OF_ALL:
                 raise

@@ -17,10 +17,10 @@ from vlserve.describe import batch_file, output
 from vlserve.describe.batch_file import Line
 from vlserve.describe.errors import DescribeError
 from vlserve.describe.journal import Done
-from vlserve.describe.patience import Patience, answered
+from vlserve.describe.patience import Patience, ask_patiently
 from vlserve.describe.sitting import Effort, Sitting
 from vlserve.doors.http.status import code_of
-from vlserve.engines.upstream.client import Client, Reply, Unreachable, connected, in_process
+from vlserve.engines.upstream.client import Client, Reply, Unreachable, connect, in_process
 from vlserve.errors import Code, ServeError
 from vlserve.settings import Settings
 
@@ -79,7 +79,7 @@ class _Sender:
         """The row of a request."""
         content = batch_file.body(self._source, line)
         try:
-            reply = await answered(partial(self._answer, line.url, content), self._patience)
+            reply = await ask_patiently(partial(self._answer, line.url, content), self._patience)
         except _Refused as refused:
             reply = refused.reply
         row = _row(line, reply)
@@ -133,19 +133,19 @@ async def _connected(
     settings: Settings, server: str | None, sitting: Sitting
 ) -> AsyncIterator[Client]:
     """The server at `server` (a URL, with or without /v1). Where that is None the one at http.host
-    and http.port if it is ready, else the HTTP door over a hall opened here. Raises OSError where
-    `server` is not ready, DescribeError where it is no such URL."""
+    and http.port if it is ready, else the HTTP door over a service opened here. Raises OSError
+    where `server` is not ready, DescribeError where it is no such URL."""
     url = server or f"http://{settings.http.address(settings.http.port)}"
     if not url.startswith(("http://", "https://")):
         raise DescribeError(f"--server {server}: must begin with http:// or https://")
     url = url.rstrip("/").removesuffix("/v1")
     timeout_s = settings.limits.timeout_s + _GRACE_S
-    async with connected(url, timeout_s=timeout_s, connect_s=_CONNECT_S) as client:
+    async with connect(url, timeout_s=timeout_s, connect_s=_CONNECT_S) as client:
         if await client.is_ready(_CONNECT_S):
             yield client
             return
     if server is not None:
         raise OSError(f"no server that serves answers at {server}")
     sitting.say(f"nothing serves at {url}: loading the model here")
-    async with app.http_hall(settings) as asgi, in_process(asgi) as client:
+    async with app.open_http_app(settings) as asgi, in_process(asgi) as client:
         yield client

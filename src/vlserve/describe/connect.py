@@ -48,5 +48,5 @@ async def connected(
         on_stage(f"nothing serves at {address}: loading the model here")
         from vlserve import app  # noqa: PLC0415 - takes its time, and a server needs none of it
 
-        service = await opened.enter_async_context(app.hall(settings))
+        service = await opened.enter_async_context(app.open_service(settings))
         yield Connection(service.info.model, service.chat)

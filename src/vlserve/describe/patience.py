@@ -60,7 +60,7 @@ class Patience:
         self._say(waiting if self._num_waiting else "asking")
 
 
-async def answered(ask: Callable[[], Awaitable[_Answer]], patience: Patience) -> _Answer:
+async def ask_patiently(ask: Callable[[], Awaitable[_Answer]], patience: Patience) -> _Answer:
     """What `ask` gives, however often that it has to be called.
 
     Its OVERLOADED and UNAVAILABLE are waited out; INTERNAL and DEADLINE_EXCEEDED are tried once

@@ -102,5 +102,5 @@ class Child:
         """Kill the process, close its socket, and say what it died of."""
         self._process.kill()
         self._channel.close()
-        died_of = await asyncio.to_thread(self._process.reaped, _REAP_S)
+        died_of = await asyncio.to_thread(self._process.reap, _REAP_S)
         return died_of or "killed, and still not gone"

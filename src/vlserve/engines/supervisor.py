@@ -152,7 +152,7 @@ class Supervisor:
         """The answer to one request. While the process is started again, it waits."""
         with self._ticket(Submit, request) as ticket:
             del request  # the ticket lets go of the pictures as soon as it can
-            while (item := await _told(ticket)) is not None:
+            while (item := await _next_item(ticket)) is not None:
                 assert isinstance(item, Chunk)  # noqa: S101  no other piece answers a Submit
                 yield item
 
@@ -160,7 +160,7 @@ class Supervisor:
         """What its prompt takes. While the process is started again, it waits."""
         with self._ticket(Count, request) as ticket:
             del request
-            item = await _told(ticket)
+            item = await _next_item(ticket)
             assert isinstance(item, TokenCount)  # noqa: S101  nothing else answers a Count
             return item
 
@@ -367,7 +367,7 @@ class Supervisor:
         return ServeError(Code.UNAVAILABLE, f"the engine {what}", retry_after_s=retry_after_s)
 
 
-async def _told(ticket: _Ticket) -> Chunk | TokenCount | None:
+async def _next_item(ticket: _Ticket) -> Chunk | TokenCount | None:
     """The next that came for it, None at the end of an answer. Raises ServeError."""
     item = await ticket.outbox.get()
     if isinstance(item, ServeError):

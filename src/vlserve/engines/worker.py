@@ -38,12 +38,12 @@ from vlserve.engines.wire import (
 )
 from vlserve.errors import Code, ServeError
 from vlserve.models.errors import ModelError
-from vlserve.processes import front
+from vlserve.processes import connect_to_front
 from vlserve.settings import EngineSettings, ModelSettings
 from vlserve.types import Request
 
 BEAT_S: Final = 0.25
-_MAX_BYTES: Final = 2**31  # of a request's text: the hall has bounded it
+_MAX_BYTES: Final = 2**31  # of a request's text: the service has bounded it
 _END_S: Final = 1.0  # in which an engine that answers UNAVAILABLE says that it has ended
 _log = logging.getLogger(__name__)
 
@@ -95,7 +95,7 @@ class Worker:
         task.add_done_callback(partial(self._forget, key))
 
     async def _answer(self, key: int, request: Request) -> None:
-        async with self._errors_told(key):
+        async with self._report_errors(key):
             chunks = self._engine.generate(request)
             del request
             async with aclosing(chunks):
@@ -106,11 +106,11 @@ class Worker:
             self._outbox.put_nowait(Ended(key))
 
     async def _count(self, key: int, request: Request) -> None:
-        async with self._errors_told(key):
+        async with self._report_errors(key):
             self._outbox.put_nowait(Counted(key, await self._engine.count(request)))
 
     @asynccontextmanager
-    async def _errors_told(self, key: int) -> AsyncIterator[None]:
+    async def _report_errors(self, key: int) -> AsyncIterator[None]:
         try:
             yield
         except ServeError as error:
@@ -176,7 +176,7 @@ async def work(connection: socket.socket) -> int:
 
 def main() -> None:
     """Work until the front ends it."""
-    connection = front()
+    connection = connect_to_front()
     threading.Thread(target=_end_with_the_front, args=(connection,), daemon=True).start()
     try:
         status = asyncio.run(work(connection))

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from vlserve.errors import Code, ServeError
 from vlserve.media.errors import Refused
-from vlserve.media.files import Kept, file, seal, written
+from vlserve.media.files import Kept, file, seal, write_sealed
 from vlserve.media.wire import (
     MAX_BYTES,
     TOO_MUCH_MEMORY,
@@ -111,7 +111,7 @@ class Decoders:
         """Start all processes, where there are none. Does not wait for them."""
         if self._worker is None:
             self._start_worker()
-            self._idle += [self._made() for _ in range(self._num)]
+            self._idle += [self._make() for _ in range(self._num)]
 
     def close(self) -> None:
         """End all processes. Whoever waits for one, which nobody should, is told UNAVAILABLE."""
@@ -123,7 +123,7 @@ class Decoders:
         """The pixels of all frames, by the header alone. What is here is kept for `frames`, until
         then or until `forget`. Raises as `frames` does."""
         async with self._places:
-            source = await written("encoded", what.data)
+            source = await write_sealed("encoded", what.data)
             try:
                 found = await self._answer(what, source, only_size=True)
                 if not isinstance(found, Size):
@@ -147,7 +147,7 @@ class Decoders:
         async with self._places:
             source = self._kept.take(what)
             if source is None:
-                source = await written("encoded", what.data)
+                source = await write_sealed("encoded", what.data)
             try:
                 found = await self._answer(what, source, only_size=False)
             finally:
@@ -161,10 +161,10 @@ class Decoders:
     ) -> Ready | Size | list[Pixels]:
         died: Died | None = None
         for _ in range(MAX_TRIES):
-            process = self._taken(what.tenant)
+            process = self._take(what.tenant)
             is_kept = False
             try:
-                found = await self._tried(process, what, source, only_size=only_size)
+                found = await self._try(process, what, source, only_size=only_size)
                 is_kept = not isinstance(found, Died) and found != _TOO_MUCH
             except _Lost as lost:
                 _log.warning("a process that decodes is gone: %s", lost)
@@ -190,11 +190,11 @@ class Decoders:
             raise _failed()
         raise Refused("ends the process that decodes it: encode it anew")
 
-    async def _tried(
+    async def _try(
         self, process: _Process, what: Encoded, source: int, *, only_size: bool
     ) -> Ready | Size | list[Pixels] | Refusal | Died:
         if process.num_uses == 0:
-            await self._meet(process)
+            await self._await_ready(process)
         task = encoded(Task(what.max_frames, what.max_pixels, only_size))
         with file("pixels") as pixels:
             try:
@@ -202,7 +202,7 @@ class Decoders:
             except OSError:
                 raise _Lost("it was gone before") from None
             try:
-                found = await _heard(process, self._bounds.clock_s)
+                found = await _receive(process, self._bounds.clock_s)
             except TimeoutError:
                 raise self._too_long("decode_s", self._bounds.clock_s) from None
             return _pixels_of(pixels, found.shapes) if isinstance(found, Decoded) else found
@@ -215,22 +215,22 @@ class Decoders:
         mib = self._bounds.memory_bytes // MIB
         return Refused(f"{TOO_MUCH_MEMORY}: more than {mib} MiB", "media.decode_mib")
 
-    async def _meet(self, process: _Process) -> None:
+    async def _await_ready(self, process: _Process) -> None:
         """Wait for a new process's first word."""
         try:
-            if isinstance(await _heard(process, START_S), Ready):
+            if isinstance(await _receive(process, START_S), Ready):
                 return
         except TimeoutError:
             self._end()  # who should make processes is of no use
         raise _Lost("it did not start")
 
-    def _taken(self, tenant: str) -> _Process:
+    def _take(self, tenant: str) -> _Process:
         """A process for a tenant: its own, one that is fresh, or a new one."""
         process = None
         while process is None:
             fit = [each for each in self._idle if each.tenant in (None, tenant)]
             if not fit:
-                process = self._made()
+                process = self._make()
                 break
             last = max(fit, key=lambda each: each.tenant is not None)
             self._idle.remove(last)
@@ -252,7 +252,7 @@ class Decoders:
             self._idle.remove(process)
         process.channel.close()
 
-    def _made(self) -> _Process:
+    def _make(self) -> _Process:
         """A new process. Raises ServeError(UNAVAILABLE) once closed."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         ours.setblocking(False)
@@ -287,12 +287,12 @@ class Decoders:
         if worker is None:
             return
         worker.socket.close()  # whoever decodes is killed, then it ends
-        if worker.reaped(_END_S) is None:
+        if worker.reap(_END_S) is None:
             worker.kill()
-            worker.reaped(None)
+            worker.reap(None)
 
 
-async def _heard(process: _Process, within_s: float) -> Answer:
+async def _receive(process: _Process, within_s: float) -> Answer:
     """What it says. Raises TimeoutError, and _Lost for no word."""
     try:
         async with asyncio.timeout(within_s):

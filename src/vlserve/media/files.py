@@ -11,7 +11,7 @@ SEALS: Final = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK
 _PIECE_BYTES: Final = 2**20
 
 
-def opened(name: str) -> int:
+def create(name: str) -> int:
     """The descriptor of a new one, which its last holder's end frees."""
     return os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
 
@@ -19,7 +19,7 @@ def opened(name: str) -> int:
 @contextmanager
 def file(name: str) -> Iterator[int]:
     """One that is held here for as long as the context lasts."""
-    fd = opened(name)
+    fd = create(name)
     try:
         yield fd
     finally:
@@ -31,9 +31,9 @@ def seal(fd: int) -> None:
     fcntl.fcntl(fd, fcntl.F_ADD_SEALS, SEALS)
 
 
-async def written(name: str, data: bytes) -> int:
+async def write_sealed(name: str, data: bytes) -> int:
     """The descriptor of a sealed one that holds `data`. The loop is free in between."""
-    fd = opened(name)
+    fd = create(name)
     try:
         rest = memoryview(data)
         while rest:

@@ -25,7 +25,7 @@ _MAX_WORKERS: Final = 4
 
 
 @dataclass(frozen=True, slots=True)
-class Loaded:
+class Pictures:
     """What a request refers to, decoded: of each ref its picture, or its frames in order, and the
     `share` of the budget of decoded pixels that all of them take."""
 
@@ -71,7 +71,7 @@ class MediaRoom:
         self._sources.uploads.forget(reference, tenant, field)
 
     @asynccontextmanager
-    async def loaded(self, request: ChatRequest, watch: Stopwatch) -> AsyncIterator[Loaded]:
+    async def decode(self, request: ChatRequest, watch: Stopwatch) -> AsyncIterator[Pictures]:
         """All that a request refers to, within the limits and its own bounds. First the bytes of
         all are found, then their headers are judged, then the request waits for its share of the
         budget, and then pixels are decoded. `watch` is told of each stage.
@@ -90,7 +90,7 @@ class MediaRoom:
                 watch.enter(Stage.MEDIA_DECODE)
                 images = await together(map(self._images, sources))
                 sources.clear()
-                yield Loaded(images, share)
+                yield Pictures(images, share)
         finally:
             for source in sources:
                 self._decoders.forget(source.encoded)

@@ -40,7 +40,7 @@ from vlserve.media.wire import (
     encoded,
     task,
 )
-from vlserve.processes import front
+from vlserve.processes import connect_to_front
 
 _NICENESS: Final = 5  # running answers come first
 _PAGE_BYTES: Final = resource.getpagesize()
@@ -62,7 +62,7 @@ class _Child:
 
 
 class Worker:
-    """Forks, kills and buries until the front closes `control`."""
+    """Forks, kills and reaps until the front closes `control`."""
 
     def __init__(self, control: socket.socket) -> None:
         self._control = control
@@ -80,7 +80,7 @@ class Worker:
                         self._kill_all()
                         return
                 elif child is not None and fd == child.pidfd:
-                    self._bury(child)
+                    self._reap(child)
                 elif child is not None:  # the front has closed the channel
                     self._poll.unregister(fd)
                     child.kill()
@@ -115,7 +115,7 @@ class Worker:
         finally:
             os._exit(status)
 
-    def _bury(self, child: _Child) -> None:
+    def _reap(self, child: _Child) -> None:
         _, status = os.waitpid(child.pid, 0)
         for fd in (child.pidfd, child.channel.fileno()):
             del self._children[fd]
@@ -232,7 +232,7 @@ def _write(fd: int, data: memoryview) -> None:
 
 def main() -> None:
     """Work until the front ends it."""
-    control = front()
+    control = connect_to_front()
     rehearse()
     gc.collect()
     gc.freeze()  # what is here stays: a collection in a child would only copy it

@@ -50,7 +50,7 @@ def single_answers(request: ChatRequest, messages: tuple[Message[Image], ...]) -
         yield Request(f"{name}-{i}", messages, its_own, request.tenant)
 
 
-async def merged(answers: Sequence[AsyncGenerator[Chunk | Begun]]) -> AsyncGenerator[Chunk]:
+async def merge(answers: Sequence[AsyncGenerator[Chunk | Begun]]) -> AsyncGenerator[Chunk]:
     """The chunks of all answers as they come. One that fails ends all, with its error."""
     chunks: asyncio.Queue[Chunk | Exception] = asyncio.Queue()
     # One place for each, for an answer that nobody reads waits, as it does alone. One place for

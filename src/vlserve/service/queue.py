@@ -24,11 +24,11 @@ _MARGIN: Final = 1.25  # places come free unevenly, and to come in vain costs mo
 
 
 class Queue:
-    """Permits to be inside the hall: at most `num_running` + `num_waiting` at a time.
+    """Permits to be inside the service: at most `num_running` + `num_waiting` at a time.
 
     Who finds no place is told when to come again. Those who were refused are told different
     times, one place apart, so that they do not all come back for the same one. How fast places
-    come free is measured only while requests wait, since an idle hall says nothing about it;
+    come free is measured only while requests wait, since an idle service says nothing about it;
     until then it is guessed from how long a request takes.
     """
 

@@ -1,4 +1,4 @@
-"""The hall that every door opens into: admit, load pictures, bound, stream."""
+"""The service that every door opens into: admit, load pictures, bound, stream."""
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
@@ -11,7 +11,7 @@ from vlserve.engines.base import Begun, Engine, EngineInfo
 from vlserve.errors import Code, ServeError, quoted
 from vlserve.media.room import MediaRoom
 from vlserve.service.check import check
-from vlserve.service.fan_out import merged, single_answers, with_images
+from vlserve.service.fan_out import merge, single_answers, with_images
 from vlserve.service.queue import FIRST_DURATION_S, Queue
 from vlserve.settings import MIB, LimitSettings, MediaSettings
 from vlserve.timings import Stopwatch
@@ -50,7 +50,7 @@ class Service:
         self._opened_queue()
         return self._engine.info
 
-    def named(self, model: str, field: str = "model") -> EngineInfo:
+    def find_model(self, model: str, field: str = "model") -> EngineInfo:
         """Facts of the engine, which serves `model`. Raises ServeError: NOT_FOUND naming `field`
         where it serves another, UNAVAILABLE while it starts or drains."""
         info = self.info
@@ -153,7 +153,7 @@ class Service:
         return count
 
     async def _counted(self, request: ChatRequest) -> AsyncGenerator[TokenCount]:
-        async with self._media.loaded(request, Stopwatch()) as media:
+        async with self._media.decode(request, Stopwatch()) as media:
             messages = with_images(request.messages, media.images)
             yield await self._engine.count(next(single_answers(request, messages)))
 
@@ -161,13 +161,13 @@ class Service:
         """Where a request may queue that makes sense."""
         queue = self._opened_queue()
         if request.model:
-            self.named(request.model)
+            self.find_model(request.model)
         check(request, self._limits)
         return queue
 
     async def _answer(self, request: ChatRequest) -> AsyncGenerator[Chunk]:
         watch = Stopwatch()
-        async with self._media.loaded(request, watch) as media:
+        async with self._media.decode(request, watch) as media:
             before = watch.timings()
             # Nothing here keeps decoded pictures: the engine drops them once it has encoded them.
             answers = [
@@ -175,7 +175,7 @@ class Service:
                 for each in single_answers(request, with_images(request.messages, media.images))
             ]
             media.images.clear()
-            chunks = answers[0] if len(answers) == 1 else merged(answers)
+            chunks = answers[0] if len(answers) == 1 else merge(answers)
             async with aclosing(chunks):
                 async for chunk in chunks:
                     media.share.give_back()

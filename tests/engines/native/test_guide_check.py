@@ -189,8 +189,8 @@ async def test_a_good_guide_is_tried_once(
         assert len(engine.intake.guides._known) <= 256
         worker = engine.intake.guides._check._worker
         assert worker is not None
-        assert worker.reaped(0) is None
-    assert worker.reaped(0) is not None
+        assert worker.reap(0) is None
+    assert worker.reap(0) is not None
 
 
 async def test_the_worker_ends_with_an_engine_whose_step_thread_died(
@@ -208,7 +208,7 @@ async def test_the_worker_ends_with_an_engine_whose_step_thread_died(
         await engine.ended()
         worker = engine.intake.guides._check._worker
         assert worker is not None
-    assert worker.reaped(0) is not None
+    assert worker.reap(0) is not None
 
 
 async def test_the_same_guide_many_times_at_once_is_tried_once(

@@ -31,7 +31,7 @@ class BoundedBodies:
     A longer one is refused with 413, at once where its header says so, and one that is not there
     within `limits.timeout_s` with 408; with 429 what does not fit beside the bodies of the other
     requests that are not answered yet. So is, before it is read, a large body at one of the paths
-    of `asking` while the hall is full. JSON that would take long to read is refused with 400. The
+    of `asking` while the service is full. JSON that takes long to read is refused with 400. The
     app finds the body in one piece where it is JSON, and as it was before it was compressed: the
     bounds are those of what comes out; what cannot be undone is refused with 415.
     """

@@ -47,8 +47,8 @@ async def _gone(receive: Receive) -> None:
 
 
 class TimedAnswer:
-    """An answer of the hall without the pieces that hold nothing, and its times: of several answers
-    those of the one that ended last.
+    """An answer of the service without the pieces that hold nothing, and its times: of several
+    answers those of the one that ended last.
 
     Whoever takes it closes it.
     """

@@ -24,7 +24,7 @@ _NAMES: Final = {"messages": "text_input", "messages[0]": "text_input", "model":
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """A request: what goes to the hall, and how its answer is to look.
+    """A request: what goes to the service, and how its answer is to look.
 
     `outputs` are the names of the tensors that come back, `prefix` stands before each answer.
     `timeout_s` is the caller's own bound, None where there is none. `names` are what the caller

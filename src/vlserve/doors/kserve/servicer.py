@@ -162,7 +162,7 @@ class InferenceServicer:
         """The model that a caller asks about. Raises ServeError(NOT_FOUND)."""
         check_version(about.version)
         service = self._service
-        return service.named(about.name, "name") if about.name else service.info
+        return service.find_model(about.name, "name") if about.name else service.info
 
 
 def _handler(

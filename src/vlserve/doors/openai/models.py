@@ -33,6 +33,6 @@ def routes(service: Service) -> APIRouter:
     )
     async def one_model(model: str) -> Model:
         """That model, by its name."""
-        return described(service.named(model))
+        return described(service.find_model(model))
 
     return router

@@ -116,7 +116,7 @@ class Client:
 
 
 @asynccontextmanager
-async def connected(
+async def connect(
     url: str, *, timeout_s: float | None = None, connect_s: float = CONNECT_S, key: str = ""
 ) -> AsyncIterator[Client]:
     """The server at `url`, under which paths begin, while the context lasts. `timeout_s` is how

@@ -90,7 +90,7 @@ class GuideCheck:
                 if (answer := self._waiting.get(number)) is not None and not answer.done():
                     answer.set_result(reason)
         writer.transport.abort()
-        await asyncio.to_thread(worker.reaped, None)
+        await asyncio.to_thread(worker.reap, None)
         if not self._is_closed:
             _log.error("the guide worker has died")
         for answer in self._waiting.values():

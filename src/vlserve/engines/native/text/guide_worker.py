@@ -17,7 +17,7 @@ from typing import Final
 from llguidance import LLTokenizer
 
 from vlserve.engines.native.text.grammar import trial, trie
-from vlserve.processes import front
+from vlserve.processes import connect_to_front
 
 MAX_S: Final = 1.5
 MAX_BYTES: Final = 512 << 20
@@ -25,7 +25,7 @@ TOO_EXPENSIVE: Final = "is too expensive"
 
 
 class Worker:
-    """The process that forks: it only ever reads, forks and buries."""
+    """The process that forks: it only ever reads, forks and reaps."""
 
     def __init__(self, connection: socket.socket, vocabulary: LLTokenizer) -> None:
         self._connection = connection
@@ -42,7 +42,7 @@ class Worker:
         self._running[pid] = number
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGCHLD})
 
-    def bury(self, *_: object) -> None:
+    def reap(self, *_: object) -> None:
         """Answer for those that ended without a word. May interrupt itself."""
         with suppress(ChildProcessError):
             while (ended := os.waitpid(-1, os.WNOHANG))[0]:
@@ -79,10 +79,10 @@ def _answer(connection: socket.socket, number: int, reason: str) -> None:
 
 def main() -> None:
     """Serve until the front closes the socket."""
-    connection = front()
+    connection = connect_to_front()
     with connection.makefile("rb") as lines:
         worker = Worker(connection, trie(*json.loads(lines.readline())))
-        signal.signal(signal.SIGCHLD, worker.bury)
+        signal.signal(signal.SIGCHLD, worker.reap)
         for line in lines:
             worker.start(*json.loads(line))
 
