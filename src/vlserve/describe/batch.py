@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-from vlserve import app
+from vlserve import app, request_ids
 from vlserve.describe import batch_file, output
 from vlserve.describe.batch_file import Line
 from vlserve.describe.errors import DescribeError
@@ -113,7 +113,7 @@ def _row(line: Line, reply: Reply) -> dict[str, Any]:
         "custom_id": line.key,
         "response": {
             "status_code": reply.status,
-            "request_id": uuid.uuid4().hex,
+            "request_id": reply.headers.get(request_ids.HEADER) or uuid.uuid4().hex,
             "body": reply.json(),
         },
         "error": None,
