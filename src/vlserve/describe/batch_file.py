@@ -78,5 +78,5 @@ def _request(line: bytes, where: str) -> dict[str, Any]:
     if not isinstance(request["body"], dict):
         raise DescribeError(f"{where}: body must be a JSON object")
     if request["body"].get("stream"):
-        raise DescribeError(f"{where}: body.stream: must be false, an answer in a file is no stream")
+        raise DescribeError(f"{where}: body.stream: must be false, a file holds whole answers")
     return request
