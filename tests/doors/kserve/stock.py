@@ -129,6 +129,8 @@ def main() -> None:
         "too late": refused(server, MODEL, asked("hold"), client_timeout=0.3),
         "their timeout": refused(server, MODEL, asked("hold"), timeout=200_000),
     }
+    report["statistics"] = server.get_inference_statistics(MODEL, as_json=True)
+    report["repository"] = server.get_model_repository_index(as_json=True)
     server.close()
     print(json.dumps(report))
 

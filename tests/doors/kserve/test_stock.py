@@ -125,6 +125,23 @@ async def test_an_error_in_a_stream_is_one_requests_own(report: dict[str, Any]) 
     assert "".join(piece["text_output"][0] for piece in pieces if "id" in piece) == "x "
 
 
+async def test_perf_analyzer_finds_the_model_and_its_counts(report: dict[str, Any]) -> None:
+    (model,) = report["repository"]["models"]
+    assert (model["name"], model["version"], model["state"]) == ("scripted", "1", "READY")
+    (stats,) = report["statistics"]["model_stats"]
+    assert (stats["name"], stats["version"]) == ("scripted", "1")
+    assert int(stats["last_inference"]) > 1_600_000_000_000
+    times = stats["inference_stats"]
+    num = int(stats["inference_count"])
+    assert num == int(times["success"]["count"]) >= 10
+    assert int(times["fail"]["count"]) >= 2
+    assert int(times["compute_infer"]["count"]) == int(times["queue"]["count"]) == num
+    spent = sum(
+        int(times[name].get("ns", 0)) for name in ("queue", "compute_input", "compute_infer")
+    )
+    assert 0 < int(times["compute_infer"]["ns"]) <= spent <= int(times["success"]["ns"])
+
+
 @pytest.mark.parametrize(
     ("case", "status", "begin"),
     [

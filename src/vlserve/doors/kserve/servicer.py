@@ -23,18 +23,25 @@ from vlserve.doors.grpc.calls import (
 )
 from vlserve.doors.kserve import metadata
 from vlserve.doors.kserve.answer import Answers
-from vlserve.doors.kserve.convert import asked, check_version
+from vlserve.doors.kserve.convert import VERSION, asked, check_version
 from vlserve.doors.kserve.pb import inference_pb2 as pb
+from vlserve.doors.kserve.statistics import Statistics
 from vlserve.engines.base import EngineInfo
 from vlserve.errors import ServeError, invalid
 from vlserve.service.service import Service
 from vlserve.settings import LimitSettings
+from vlserve.timings import Timings
 
 SERVICE: Final = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"].full_name
 # Requests of one stream that are answered side by side; the next one is read when one has ended.
 MAX_AT_ONCE: Final = 64
 
-About = pb.ModelReadyRequest | pb.ModelMetadataRequest | pb.ModelConfigRequest
+About = (
+    pb.ModelReadyRequest
+    | pb.ModelMetadataRequest
+    | pb.ModelConfigRequest
+    | pb.ModelStatisticsRequest
+)
 
 
 class InferenceServicer:
@@ -46,6 +53,7 @@ class InferenceServicer:
         self._service = service
         self._limits = limits
         self._is_serving = is_serving
+        self._statistics = Statistics()
 
     def handlers(self) -> Handlers:
         """The handler of each call by its name in the proto file."""
@@ -61,6 +69,8 @@ class InferenceServicer:
             "ModelConfig": _handler(
                 pb.ModelConfigRequest, lambda about: metadata.config(self._model(about))
             ),
+            "ModelStatistics": _handler(pb.ModelStatisticsRequest, self.model_statistics),
+            "RepositoryIndex": _handler(pb.RepositoryIndexRequest, self.repository_index),
             "ModelInfer": grpc.unary_unary_rpc_method_handler(
                 self.model_infer, request, pb.ModelInferResponse.SerializeToString
             ),
@@ -86,6 +96,24 @@ class InferenceServicer:
         except ServeError:
             return pb.ModelReadyResponse(ready=False)
         return pb.ModelReadyResponse(ready=self._is_serving())
+
+    def model_statistics(self, wire: pb.ModelStatisticsRequest) -> pb.ModelStatisticsResponse:
+        """What this service has answered since the server started."""
+        return pb.ModelStatisticsResponse(
+            model_stats=[self._statistics.of(self._model(wire).model)]
+        )
+
+    def repository_index(self, wire: pb.RepositoryIndexRequest) -> pb.RepositoryIndexResponse:
+        """The one model; none where only ready ones are asked for and it is not."""
+        is_serving = self._is_serving()
+        if wire.ready and not is_serving:
+            return pb.RepositoryIndexResponse()
+        index = pb.RepositoryIndexResponse.ModelIndex(
+            name=self._service.info.model,
+            version=VERSION,
+            state="READY" if is_serving else "UNAVAILABLE",
+        )
+        return pb.RepositoryIndexResponse(models=[index])
 
     async def model_infer(
         self, wire: pb.ModelInferRequest | None, context: Context
@@ -149,12 +177,19 @@ class InferenceServicer:
         answers = Answers(request, known.id, self._service.info.model)
         bounds = (request.timeout_s, context.time_remaining())
         timeout_s = min((bound for bound in bounds if bound is not None), default=None)
-        with fields_named(request.names), counted(self._service, wire):
+        with (
+            self._statistics.counted(),
+            fields_named(request.names),
+            counted(self._service, wire),
+        ):
+            timings = Timings()
             async with aclosing(self._service.chat(request.chat, timeout_s)) as chunks:
                 async for chunk in chunks:
                     answers.take(chunk)
+                    timings = chunk.timings or timings
                     if request.is_stream and answers.is_worth_sending:
                         yield answers.response()
+            self._statistics.stages(timings)
         if not request.is_stream:
             yield answers.response()
 
