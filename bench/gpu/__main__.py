@@ -1,4 +1,4 @@
-"""Measure one CUDA device, without a network: python -m bench.gpu FOLDER [--peers FOLDER].
+"""Measure one CUDA device, without a network: python -m bench.gpu FOLDER.
 
 Builds Idefics2-8B with random weights on the device. Every figure is printed and written as soon
 as it is there.
@@ -7,22 +7,16 @@ as it is there.
 import argparse
 import gc
 import logging
-import platform
-import shlex
-import subprocess
 import sys
 import time
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
 
 from bench.gpu.measure import Decode, Pictures, measure_device, measure_first_token
 from bench.gpu.model import IDEFICS2_8B, TOY, make_config, make_model
-from bench.gpu.peers import run_peers
-from bench.gpu.report import Report
+from bench.gpu.report import Report, device_name, facts
 from vlserve.engines.native.gpu.kernels import choose_kernels
 
 
@@ -36,11 +30,11 @@ def main() -> None:
         sys.exit("no CUDA device here; --toy tries the measurement itself on any machine")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
-    name = torch.cuda.get_device_name() if device.type == "cuda" else platform.machine()
+    name = device_name()
     if device.type == "cpu":
         # Threads only wait for each other in a model this small.
         torch.set_num_threads(1)
-    report = Report(options.folder, facts(name))
+    report = Report(options.folder, facts())
     with torch.inference_mode():
         measured = measure_device(device, name, dtype, report)
         began = time.perf_counter()
@@ -71,12 +65,6 @@ def main() -> None:
         del decode, pictures
         gc.collect()
         measure_through_engine(model, report, is_toy=options.toy)
-    if options.peers:
-        del model
-        gc.collect()
-        if device.type == "cuda":
-            torch.cuda.empty_cache()
-        run_peers(options.peers, report, started + options.seconds)
     report.add("run", seconds=time.monotonic() - started)
 
 
@@ -94,43 +82,8 @@ def parse() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m bench.gpu", description=__doc__)
     parser.add_argument("folder", type=Path, help="where gpu.json and gpu.md are written")
-    parser.add_argument("--peers", type=Path, help="a folder with the scripts of other servers")
-    parser.add_argument("--seconds", type=float, default=580, help="when peers are cut")
     parser.add_argument("--toy", action="store_true", help="a tiny model, on any machine")
     return parser.parse_args()
-
-
-def facts(name: str) -> dict[str, Any]:
-    """What the figures hold for."""
-    try:
-        import triton  # noqa: PLC0415 - not everywhere
-
-        triton_version = triton.__version__
-    except ImportError:
-        triton_version = "none"
-    return {
-        "device": name,
-        "driver": said("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"),
-        "date": datetime.now().astimezone().isoformat(timespec="seconds"),
-        "command": shlex.join(["python", "-m", "bench.gpu", *sys.argv[1:]]),
-        "commit": said("git", "rev-parse", "--short", "HEAD"),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "cuda": str(torch.version.cuda),
-        "transformers": transformers.__version__,
-        "triton": triton_version,
-    }
-
-
-def said(*command: str) -> str:
-    """What a program prints, or 'unknown' where there is none."""
-    try:
-        result = subprocess.run(  # noqa: S603 - fixed commands
-            command, capture_output=True, text=True, check=True
-        )
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-    return result.stdout.strip()
 
 
 if __name__ == "__main__":

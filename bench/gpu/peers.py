@@ -1,9 +1,11 @@
-"""Other servers on the same device and the same shapes, by scripts in a folder that is given.
+"""Other servers on the same device and the same shapes, in a run of their own.
 
-The folder holds `mkckpt.py`, which writes checkpoints without weights, a script for each peer, and
-the peers' packages in `site` and `lm`. A script prints JSON, one line a figure.
+python -m bench.gpu.peers PEERS FOLDER: PEERS holds `mkckpt.py`, which writes checkpoints without
+weights, a script for each peer, and the peers' packages in `site` and `lm`. A script prints JSON,
+one line a figure. `peers.json` and `peers.md` in FOLDER are written after every figure.
 """
 
+import argparse
 import json
 import subprocess
 import sys
@@ -13,9 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.gpu.report import Report
+from bench.gpu.report import Report, facts
 
 SAID = 400
+# One command on a lent machine may take ten minutes.
+SECONDS = 580
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,23 +33,49 @@ class Peer:
     packages: tuple[str, ...]
 
 
+TRANSFORMERS = "Transformers"
+VLLM_TEXT = "vLLM, text decoder"
+VLLM_PICTURES = "vLLM, with pictures"
+LMDEPLOY_TEXT = "LMDeploy, text decoder"
 # The most telling first: the time may run out.
 PEERS = (
-    Peer("transformers", "bench_hf.py", (), "idefics2-8b", ()),
-    Peer("vLLM, text decoder", "bench_vllm.py", ("text",), "mistral-7b-i2", ("site",)),
-    Peer("vLLM, with pictures", "bench_vllm.py", ("vlm",), "idefics2-8b", ("site",)),
-    Peer("LMDeploy, text decoder", "bench_lmdeploy.py", (), "mistral-7b-i2", ("lm", "site")),
+    Peer(VLLM_TEXT, "bench_vllm.py", ("text",), "mistral-7b-i2", ("site",)),
+    Peer(TRANSFORMERS, "bench_hf.py", (), "idefics2-8b", ()),
+    Peer(LMDEPLOY_TEXT, "bench_lmdeploy.py", (), "mistral-7b-i2", ("lm", "site")),
+    Peer(VLLM_PICTURES, "bench_vllm.py", ("vlm",), "idefics2-8b", ("site",)),
 )
 
 
-def run_peers(folder: Path, report: Report, deadline: float) -> None:
-    """Each peer's figures into the report, or what stopped it; `deadline` by `time.monotonic`."""
+def main() -> None:
+    """Each peer in turn."""
+    parser = argparse.ArgumentParser(prog="python -m bench.gpu.peers", description=__doc__)
+    parser.add_argument("peers", type=Path, help="the folder of scripts and packages")
+    parser.add_argument("folder", type=Path, help="where peers.json and peers.md are written")
+    parser.add_argument("--only", nargs="*", choices=[peer.name for peer in PEERS], metavar="NAME")
+    parser.add_argument("--seconds", type=float, default=SECONDS, help="when peers are cut")
+    options = parser.parse_args()
+    deadline = time.monotonic() + options.seconds
+    report = Report(options.folder, facts(), name="peers")
+    run_peers(options.peers, report, deadline, options.only)
+    report.add("run", seconds=time.monotonic() - (deadline - options.seconds))
+
+
+def run_peers(
+    folder: Path, report: Report, deadline: float, names: list[str] | None = None
+) -> None:
+    """The figures of each peer, or of those of `names`, into the report, or what stopped it;
+    `deadline` by `time.monotonic`."""
     with tempfile.TemporaryDirectory() as checkpoints:
-        _run(folder, folder / "mkckpt.py", (checkpoints,), (), deadline)
+        _, trouble = _run(folder, folder / "mkckpt.py", (checkpoints,), (), deadline)
+        if trouble:
+            report.add("troubles", peer="all: no checkpoints", trouble=trouble)
+            return
         for peer in PEERS:
+            if names is not None and peer.name not in names:
+                continue
             missing = [n for n in (peer.script, *peer.packages) if not (folder / n).exists()]
             if missing:
-                report.add("peers", peer=peer.name, result=f"not there: {', '.join(missing)}")
+                report.add("troubles", peer=peer.name, trouble=f"not there: {', '.join(missing)}")
                 continue
             arguments = (*peer.arguments, f"{checkpoints}/{peer.checkpoint}")
             script = folder / peer.script
@@ -53,7 +83,7 @@ def run_peers(folder: Path, report: Report, deadline: float) -> None:
             for each in figures:
                 report.add("peers", peer=peer.name, result=json.dumps(each))
             if trouble:
-                report.add("peers", peer=peer.name, result=trouble)
+                report.add("troubles", peer=peer.name, trouble=trouble)
 
 
 def _run(
@@ -82,3 +112,7 @@ def _run(
         printed = expired.stdout.decode() if isinstance(expired.stdout, bytes) else ""
         trouble = f"cut after {left:.0f} s"
     return [json.loads(line) for line in printed.splitlines() if line.startswith("{")], trouble
+
+
+if __name__ == "__main__":
+    main()

@@ -1,6 +1,7 @@
 """The measurement of a GPU, tried with a toy model on whatever device is here."""
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -11,9 +12,10 @@ import torch
 
 from bench.gpu.engine import Load, measure_engine
 from bench.gpu.model import IDEFICS2_8B, TOY, make_config, make_model, num_parameters
-from bench.gpu.peers import run_peers
+from bench.gpu.peers import LMDEPLOY_TEXT, TRANSFORMERS, VLLM_PICTURES, VLLM_TEXT, run_peers
 from bench.gpu.report import Report
 from bench.gpu.roofline import decode_bytes, image_flops
+from bench.gpu.side_by_side import side_by_side
 from tests.house.test_docs import ROOT
 
 # A GPU machine has PyTorch and Transformers; what else vlserve stands on may be missing there.
@@ -46,7 +48,7 @@ def test_a_run_writes_every_section(tmp_path: Path) -> None:
             sys.executable,
             "-c",
             hidden + "import bench.gpu.__main__ as bench; bench.main()",
-            *("--toy", str(tmp_path / "out"), "--peers", str(tmp_path)),
+            *("--toy", str(tmp_path / "out")),
         ],
         cwd=ROOT,
         capture_output=True,
@@ -57,7 +59,7 @@ def test_a_run_writes_every_section(tmp_path: Path) -> None:
     report = json.loads((tmp_path / "out" / "gpu.json").read_text())
     assert {"device", "driver", "torch", "transformers", "triton"} <= report["facts"].keys()
     decode = ["recording", "decode at 400 tokens", "64 steps in a row"]
-    sections = ["device", "model", *decode, "pictures", "first token", "engine", "peers", "run"]
+    sections = ["device", "model", *decode, "pictures", "first token", "engine", "run"]
     assert set(sections) <= report["sections"].keys()
     page = (tmp_path / "out" / "gpu.md").read_text()
     for section in sections:
@@ -102,15 +104,102 @@ def test_peers_are_run_by_path_and_their_troubles_said(tmp_path: Path) -> None:
         'print(\'{"kind": "%s"}\' % sys.argv[1], flush=True)\n'
         "time.sleep(60 * (sys.argv[1] == 'vlm'))"
     )
-    report = Report(tmp_path / "out", {})
-    run_peers(peers, report, time.monotonic() + 3)
-    said = [
-        (row["peer"], row["result"])
-        for row in json.loads((tmp_path / "out" / "gpu.json").read_text())["sections"]["peers"]
+    report = Report(tmp_path / "out", {}, name="peers")
+    run_peers(peers, report, time.monotonic() + 6)
+    sections = json.loads((tmp_path / "out" / "peers.json").read_text())["sections"]
+    assert [(row["peer"], row["result"]) for row in sections["peers"]] == [
+        (VLLM_TEXT, '{"kind": "text"}'),
+        (TRANSFORMERS, '{"step_ms": 1}'),
+        (VLLM_PICTURES, '{"kind": "vlm"}'),
     ]
-    assert said[0] == ("transformers", '{"step_ms": 1}')
-    assert said[1][1].startswith("exit 1: broken")
-    assert said[2] == ("vLLM, text decoder", '{"kind": "text"}')
-    assert said[3] == ("vLLM, with pictures", '{"kind": "vlm"}')
-    assert said[4][1].startswith("cut after")
-    assert said[5] == ("LMDeploy, text decoder", "not there: bench_lmdeploy.py")
+    broken, missing, cut = sections["troubles"]
+    assert broken["peer"] == TRANSFORMERS
+    assert broken["trouble"].startswith("exit 1: broken")
+    assert missing == {"peer": LMDEPLOY_TEXT, "trouble": "not there: bench_lmdeploy.py"}
+    assert cut["peer"] == VLLM_PICTURES
+    assert cut["trouble"].startswith("cut after")
+
+
+FACTS = {
+    "device": "a card",
+    "driver": "1",
+    "torch": "2.11.0",
+    "cuda": "13.0",
+    "transformers": "5.17.0",
+    "triton": "3.6.0",
+    "date": "today",
+}
+
+
+def test_two_runs_make_one_table() -> None:
+    """Rows as the two runs write them."""
+    steps = [
+        {"way": way, "batch": batch, "step_ms": ms, "floor_ms": 4.0}
+        for way, ms in (("graph, triton", 5.0), ("eager, triton", 20.0), ("graph, plain", 9.0))
+        for batch in (1, 64)
+    ]
+    engine = {"prompt": "picture of 980 x 980", "clients": 8, "tokens_per_s": 700.0}
+    own = {
+        "facts": FACTS,
+        "sections": {
+            "decode at 400 tokens": steps,
+            "pictures": [{"way": "whole", "ms": 11.0}],
+            "through the engine": [engine | {"first_token_p50_ms": 80.0}],
+        },
+    }
+    printed = [
+        (VLLM_TEXT, {"startup_s": 90.0}),
+        (VLLM_TEXT, {"kind": "text", "B": 64, "step_ms": 8.0, "decode_tok_s": 8000.0}),
+        (TRANSFORMERS, {"peer": "hf", "vision_tiles": 5, "ms": 60.0}),
+        (TRANSFORMERS, {"peer": "hf", "B": 1, "step_ms": 25.0}),
+        (VLLM_PICTURES, {"B": 8, "first_token_s": 0.2, "step_ms": 6.0, "e2e_tok_s_145": 900.0}),
+    ]
+    rows = [{"peer": name, "result": json.dumps(figures)} for name, figures in printed]
+    troubles = [{"peer": LMDEPLOY_TEXT, "trouble": "exit 1: no such\nlibrary"}]
+    peers = {"facts": FACTS, "sections": {"peers": rows, "troubles": troubles}}
+    page = side_by_side(own, peers).splitlines()
+    for line in (
+        "- device: a card",
+        "| the roofline of a copy | 4 |  |  | 4 |",
+        "| vlserve, graph, triton | 5 |  |  | 5 |",
+        "| vlserve, graph, triton | 200 |  |  | 12,800 |",
+        "| vlserve, eager, triton | 20 |  |  | 20 |",
+        "| vLLM, text decoder |  |  |  | 8 |",
+        "| vLLM, text decoder |  |  |  | 8,000 |",
+        "| Transformers | 40 |  |  |  |",
+        "| vlserve, whole | 11 |",
+        "| Transformers, tiles of the whole size: 5 | 60 |",
+        "| vlserve, first token, ms (median) |  | 80 |  |  |",
+        "| vLLM, with pictures, first token, ms (all of them) |  | 200 |  |  |",
+        "- LMDeploy, text decoder: exit 1: no such library",
+    ):
+        assert line in page, line
+    assert not any("graph, plain" in line for line in page)
+
+
+def test_runs_of_two_machines_make_no_table() -> None:
+    own = {"facts": FACTS, "sections": {}}
+    other = {"facts": FACTS | {"device": "another"}, "sections": {}}
+    with pytest.raises(ValueError, match=r"device is a card in gpu\.json and another in peers"):
+        side_by_side(own, other)
+
+
+def test_the_script_of_a_gpu_session_makes_the_table(tmp_path: Path) -> None:
+    for name in ("gpu", "peers"):
+        report = {"facts": FACTS, "sections": {}}
+        (tmp_path / f"{name}.json").write_text(json.dumps(report))
+    run = [str(ROOT / "bench" / "gpu" / "run.sh")]
+    made = subprocess.run(
+        [*run, "table", str(tmp_path)],
+        env=os.environ | {"PYTHON": sys.executable},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert made.returncode == 0, made.stderr
+    assert "- nothing" in (tmp_path / "side-by-side.md").read_text()
+    wrong = subprocess.run(
+        [*run, "all", str(tmp_path)], capture_output=True, text=True, check=False
+    )
+    assert wrong.returncode == 2
+    assert "unknown part 'all'" in wrong.stderr
