@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import json
 import random
 from collections import Counter
 from collections.abc import AsyncIterator
@@ -108,6 +109,27 @@ async def test_the_question_comes_back_where_it_is_asked_for() -> None:
         assert outputs(answer)["text_output"] == [text]
 
 
+async def test_logprobs_come_where_they_are_asked_for() -> None:
+    flags = {"return_logprobs": True}
+    async with live() as house, InferenceClient(house.door.address) as client:
+        whole = outputs(await client.infer(asked(sampling={"logprobs": 1, "n": 2}, flags=flags)))
+        null = outputs(await client.infer(asked(flags=flags)))
+        without = outputs(await client.infer(asked(sampling={"logprobs": 1})))
+        pieces = await client.pieces(
+            asked(sampling={"logprobs": 1}, flags=flags | {"stream": True})
+        )
+    first, second = map(json.loads, whole["logprobs"])
+    assert first == second
+    assert first[0] == {
+        "1": {"logprob": -0.25, "rank": 1, "decoded_token": "\ufffd"},
+        "0": {"logprob": -0.5, "rank": None, "decoded_token": "hello"},
+    }
+    assert [len(first), null["logprobs"]] == [2, ["null"]]
+    assert "logprobs" not in without
+    found = [json.loads(outputs(each.infer_response)["logprobs"][0]) for each in pieces]
+    assert [token for piece in found for token in piece] == first
+
+
 async def test_bounds_within_the_limits_are_kept() -> None:
     bounds = {"max_images": 2, "max_image_bytes": len(png()), "max_image_pixels": "48"}
     wire = asked(images=(png(), png()), sampling=bounds | {"max_video_frames": None})
@@ -143,7 +165,7 @@ SAMPLING: list[tuple[str, Any]] = [
     ("", "no object"),
     ("", [1]),
     (".best_of", {"best_of": 1}),
-    (".logprobs", {"logprobs": 1}),
+    (".logprobs", {"logprobs": 21}),
     (".max_tokens", {"max_tokens": 0}),
     (".max_tokens", {"max_tokens": 99999}),
     (".max_tokens", {"max_tokens": 1.5}),
@@ -195,7 +217,7 @@ REFUSED: list[tuple[str, Wire]] = [
      changed(asked(), parameters={"shared_memory_region": pb.InferParameter(string_param="x")})),
     ("raw_input_contents", asked(raw_input_contents=[b"one more"])),
     ("video", input_of("video", "BYTES", packed(b"x"))),
-    ("return_logprobs", input_of("return_logprobs", "BOOL", b"\x01")),
+    ("return_bits", input_of("return_bits", "BOOL", b"\x01")),
     ("inputs[1].name", input_of("", "BYTES", packed(b"x"))),
     ("x" * 64, input_of("x" * 100_000, "BYTES", packed(b"x"))),
     ("stream", input_of("stream", "BOOL", b"")),

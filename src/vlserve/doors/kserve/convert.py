@@ -70,7 +70,9 @@ def asked(wire: pb.ModelInferRequest, limits: LimitSettings) -> Asked:
         ),
         is_stream,
         frozenset(
-            name for name in requested(wire) if _flag(inputs, f"return_{name}", default=True)
+            name
+            for name in requested(wire)
+            if _flag(inputs, f"return_{name}", default=name != "logprobs" or bool(wire.outputs))
         ),
         "" if is_answer_alone else question,
         timeout_s,

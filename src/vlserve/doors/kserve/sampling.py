@@ -65,14 +65,14 @@ def sampling(given: Mapping[str, Given], limits: LimitSettings) -> SamplingParam
     for name, each in given.items():
         if name in MEDIA_BOUNDS:
             continue
-        if name not in _SAMPLING and name not in _GUIDES:
+        if name not in SAMPLING and name not in _GUIDES:
             raise invalid(each.path, "is no sampling parameter that is served here")
         if each.value is None:
             continue
         if name in _GUIDES:
             guides[name] = each
         else:
-            values[name] = _READERS[type(_SAMPLING[name])](each)
+            values[name] = _READERS[type(SAMPLING[name])](each)
     with fields_named(names(given)):
         return SamplingParams(**values, guide=_guide(guides))
 
@@ -179,7 +179,6 @@ _READERS: Final[dict[type[Rule], Callable[[Given], object]]] = {
     TokenIds: lambda given: tuple(map(_whole, _list(given))),
     Biases: _bias,
 }
-_SAMPLING: Final = {name: rule for name, rule in SAMPLING.items() if name != "logprobs"}
 _GUIDES: Final[dict[str, Callable[[Given], Guide | None]]] = {
     "json_object": _json_object,
     "json_schema": _json_schema,

@@ -36,12 +36,14 @@ INPUTS: Final = (
     Tensor("return_finish_reason", "BOOL"),
     Tensor("return_num_input_tokens", "BOOL"),
     Tensor("return_num_output_tokens", "BOOL"),
+    Tensor("return_logprobs", "BOOL"),
 )
 OUTPUTS: Final = (
     Tensor("text_output", "BYTES", ANY),
     Tensor("finish_reason", "BYTES", ANY),
     Tensor("num_input_tokens", "UINT32"),
     Tensor("num_output_tokens", "UINT32", ANY),
+    Tensor("logprobs", "BYTES", ANY),
 )
 _INPUT_OF: Final = {tensor.name: tensor for tensor in INPUTS}
 _OUTPUT_OF: Final = {tensor.name: tensor for tensor in OUTPUTS}
