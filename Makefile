@@ -3,6 +3,13 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+# Where everything is set up, serving wants nothing more.
+SERVING := $(if $(wildcard $(READY)),$(READY),$(VENV)/.serving)
+# uv where it is there. INSTALL_FLAGS goes to whichever it is: --extra-index-url URL, say, for an index
+# of PyTorch's that has torch for CPUs alone or for one CUDA; uv names the same by --torch-backend cpu.
+UV := $(shell command -v uv)
+INSTALL_FLAGS ?=
+INSTALL = $(if $(UV),$(UV) pip install --python $(VENV) --compile-bytecode,$(BIN)/pip install) --constraint constraints.txt $(INSTALL_FLAGS)
 
 .DEFAULT_GOAL := help
 .PHONY: help setup serve ask check test test-fast test-long test-all test-loaded test-oldest lint types proto bench bench-bodies bench-doors bench-peers clients faults disconnects kills broken-pictures hostile fuzz-http load-tools model eval-model
@@ -10,19 +17,27 @@ READY := $(VENV)/.ready
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
-$(READY): pyproject.toml constraints.txt
+$(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev,training]'
+
+$(VENV)/.serving: pyproject.toml constraints.txt | $(BIN)/python
+	@echo 'installing what serving needs into $(VENV): a minute or two, a few GB where torch brings CUDA'
+	$(INSTALL) --editable .
+	@touch $@
+
+$(READY): pyproject.toml constraints.txt | $(BIN)/python
+	@echo 'installing what serving, tests and training need into $(VENV): some minutes'
+	$(INSTALL) --editable '.[dev,training]'
 	@touch $@
 
 setup: $(READY) ## a virtual environment with everything, pinned
 
-serve: $(READY) ## serve the embedded model: gRPC on port 50051, HTTP on 8000
+serve: $(SERVING) ## serve the embedded model: gRPC on port 50051, HTTP on 8000
 	$(BIN)/vlserve serve
 
 PICTURE ?= src/vlserve/models/embedded/example.png
 QUESTION ?= Describe the image
-ask: $(READY) ## ask about a picture: make ask PICTURE=cat.jpg QUESTION='what is this?'
+ask: $(SERVING) ## ask about a picture: make ask PICTURE=cat.jpg QUESTION='what is this?'
 	$(BIN)/vlserve ask '$(PICTURE)' '$(QUESTION)'
 
 # As many at a time as there are cores, four at most. tests/tiers.py says which test is in which tier.

@@ -28,7 +28,7 @@ from bench.contestants import Sequential, Timing, serve_native
 from bench.models import without_end
 from bench.workload import requests
 from vlserve.engines.native.engine import NativeEngine
-from vlserve.models.catalog import model_folder
+from vlserve.models.folder import model_folder
 from vlserve.settings import EngineSettings, ModelSettings
 
 RESULTS = Path(__file__).parent / "results"

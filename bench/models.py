@@ -10,7 +10,7 @@ from typing import Any, Final
 import torch
 from transformers import AutoConfig, AutoModelForImageTextToText
 
-from vlserve.models.catalog import model_folder
+from vlserve.models.folder import model_folder
 
 BUILT: Final = Path("build") / "bench"
 IMAGE_TOKENS: Final = 64

@@ -22,6 +22,15 @@ vlserve models --json
 Nothing is fetched: download a repository's files into a folder of your own and name that folder
 with VLSERVE_MODEL__PATH. A licence is as the repository's card or licence file says; read it before
 you use a model. Any other folder of the same families is served as well.
+
+## A folder
+
+It holds `config.json`, `preprocessor_config.json`, a tokenizer, a chat template, and weights as
+safetensors. It is judged before anything heavy is imported, by names, JSON files and the headers of
+the weights, and what is missing, cut off, only a Git LFS pointer or too large for this machine's
+memory is said at once. Not served: GGUF, pickled weights (.bin), quantized weights, adapters
+without their base model, families that are not listed below. No Python file of a folder is ever
+run: a repository that needs its own code (`auto_map`) is refused, with what to take instead.
 """
 MEMORY = """
 ## Memory

@@ -13,7 +13,7 @@ import pytest
 from tests.doors.http.live import read_answer, request_head
 from tests.scripted import ScriptedEngine
 from tests.waiting import until
-from vlserve import app
+from vlserve import app, launch
 from vlserve.doors.grpc.client import GrpcClient
 from vlserve.doors.grpc.pb import vision_pb2 as pb
 from vlserve.doors.grpc.server import GrpcDoor
@@ -62,6 +62,9 @@ class WatchedEngine(ScriptedEngine):
     async def answering(self) -> None:
         await self.is_answering.wait()
 
+    def spawn(self) -> None:
+        """It has no process."""
+
     async def close(self) -> None:
         await super().close()
         self.history.append("closed")
@@ -76,7 +79,7 @@ def engine(monkeypatch: pytest.MonkeyPatch) -> WatchedEngine:
     ) -> WatchedEngine:
         return engine
 
-    monkeypatch.setattr(app, "Supervisor", make)
+    monkeypatch.setattr(launch, "Supervisor", make)
     return engine
 
 
@@ -207,7 +210,9 @@ async def test_an_engine_that_does_not_start_leaves_nothing_behind(engine: Watch
 async def test_a_signal_while_the_engine_starts_ends_it(engine: WatchedEngine) -> None:
     engine.may_start.clear()
     stages: list[str] = []
-    serving = asyncio.create_task(app.serve(settings(), stages.append, never_ready))
+    serving = asyncio.create_task(
+        app.serve(settings(), launch.launched(settings()), stages.append, never_ready)
+    )
     await until(lambda: "loading the model" in stages)
     signal.raise_signal(signal.SIGTERM)
     await asyncio.wait_for(serving, 1)
@@ -221,7 +226,9 @@ def never_ready(house: app.App) -> None:
 async def test_a_first_signal_drains_and_a_second_ends_it(engine: WatchedEngine) -> None:
     stages: list[str] = []
     houses: list[app.App] = []
-    serving = asyncio.create_task(app.serve(settings(), stages.append, houses.append))
+    serving = asyncio.create_task(
+        app.serve(settings(), launch.launched(settings()), stages.append, houses.append)
+    )
     await until(lambda: bool(houses))
     async with client(houses[0]) as caller:
         holding = caller.chat(HOLD)
@@ -265,7 +272,9 @@ async def test_a_dead_engine_ends_the_server(
     dead = asyncio.Event()
     monkeypatch.setattr(engine, "ended", dead.wait)
     ready: list[app.App] = []
-    serving = asyncio.create_task(app.serve(settings(), lambda stage: None, ready.append))
+    serving = asyncio.create_task(
+        app.serve(settings(), launch.launched(settings()), lambda stage: None, ready.append)
+    )
     await until(lambda: bool(ready))
     dead.set()
     with pytest.raises(ServeError, match="the engine has died"):

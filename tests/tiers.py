@@ -29,6 +29,8 @@ LONG: Final = (
     "tests/gpu/test_compile.py",
     "tests/gpu/test_families.py::test_tokens_are_generates",
     "tests/house/test_docs.py::test_commands_of_a_page_run",
+    "tests/house/test_docs.py::test_the_first_page_in_a_clean_shell",
+    "tests/house/test_wheel.py",
     "tests/test_timings.py::test_of_a_crowd_nobody_took_longer_than_it_took",
     "tests/training/",
 )

@@ -24,8 +24,9 @@ from vlserve.doors.openai import routes as openai
 from vlserve.doors.playground import routes as playground
 from vlserve.doors.rest import routes as rest
 from vlserve.engines.base import Engine, EngineInfo
-from vlserve.engines.supervisor import STALLED_S, Supervisor
+from vlserve.engines.supervisor import Supervisor
 from vlserve.errors import Code, ServeError
+from vlserve.launch import launched
 from vlserve.readiness import Door, announce, cancel, first_answer, update_health
 from vlserve.service.service import Service
 from vlserve.settings import Settings
@@ -52,7 +53,7 @@ async def open_service(settings: Settings) -> AsyncIterator[Service]:
 
     Raises ServeError or whatever the engine raises at its start.
     """
-    engine = _engine(settings)
+    engine = launched(settings)
     async with AsyncExitStack() as closing:
         service = _service(engine, settings, closing)
         await engine.start()
@@ -80,8 +81,15 @@ async def running(
 
     Raises OSError where an address cannot be had, and what `open_service` raises.
     """
+    async with _running(settings, launched(settings), on_stage) as app:
+        yield app
+
+
+@asynccontextmanager
+async def _running(
+    settings: Settings, engine: Supervisor, on_stage: Callable[[str], None]
+) -> AsyncIterator[App]:
     begin_s = time.monotonic()
-    engine = _engine(settings)
     async with AsyncExitStack() as closing:
         service = _service(engine, settings, closing)
         grpc = GrpcDoor(service, settings.limits, settings.grpc)
@@ -114,9 +122,14 @@ async def running(
 
 
 async def serve(
-    settings: Settings, on_stage: Callable[[str], None], on_ready: Callable[[App], None]
+    settings: Settings,
+    engine: Supervisor,
+    on_stage: Callable[[str], None],
+    on_ready: Callable[[App], None],
 ) -> None:
     """Serve until SIGTERM or SIGINT, then drain. A second signal ends the draining at once.
+
+    `engine` is as `launched` makes it of the settings, and is closed at the end.
 
     Raises ServeError(UNAVAILABLE) where the engine has died: whoever watches over this process
     starts it anew.
@@ -127,7 +140,7 @@ async def serve(
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, task.cancel)
     try:
-        async with running(settings, on_stage) as app:
+        async with _running(settings, engine, on_stage) as app:
             on_ready(app)
             await app.engine_ended()
             raise ServeError(Code.UNAVAILABLE, "the engine has died: the log says of what")
@@ -142,12 +155,6 @@ def _routers(service: Service, settings: Settings) -> list[Router]:
     """The calls that the HTTP door has to offer, each part by its own room."""
     limits = settings.limits
     return [openai.routes(service, limits), rest.routes(service, limits)]
-
-
-def _engine(settings: Settings) -> Supervisor:
-    # A step may take as long as a request: what takes longer answers nobody.
-    longest_step_s = max(STALLED_S, settings.limits.timeout_s)
-    return Supervisor(settings.model, settings.engine, longest_step_s=longest_step_s)
 
 
 def _service(engine: Engine, settings: Settings, closing: AsyncExitStack) -> Service:

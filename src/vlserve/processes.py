@@ -13,18 +13,23 @@ _FD: Final = 1  # which argument is the socket's descriptor
 class Process:
     """A process that runs the module `module`, at the other end of `socket`.
 
-    It inherits that one end and stderr, to which what it prints goes as well. It is in a session
-    of its own: a terminal's signals reach the front alone. Raises OSError where none can be
-    started.
+    Its arguments are the descriptor of that end and `arguments`. It inherits that end and stderr,
+    to which what it prints goes as well. It is in a session of its own: a terminal's signals reach
+    the front alone. Raises OSError where none can be started.
     """
 
-    def __init__(self, module: str, kind: socket.SocketKind = socket.SOCK_STREAM) -> None:
+    def __init__(
+        self,
+        module: str,
+        kind: socket.SocketKind = socket.SOCK_STREAM,
+        arguments: tuple[str, ...] = (),
+    ) -> None:
         self.socket, theirs = socket.socketpair(socket.AF_UNIX, kind)
         self.socket.setblocking(False)
         with theirs:
             try:
                 self._popen = subprocess.Popen(  # noqa: S603  our own module
-                    [sys.executable, "-P", "-m", module, str(theirs.fileno())],
+                    [sys.executable, "-P", "-m", module, str(theirs.fileno()), *arguments],
                     pass_fds=[theirs.fileno()],
                     stdin=subprocess.DEVNULL,
                     stdout=2,

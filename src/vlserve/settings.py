@@ -257,6 +257,11 @@ def names() -> Iterator[tuple[str, str, str]]:
             yield room, name, field.description or ""
 
 
+def default(room: str, name: str) -> Any:
+    """The value of a setting that nobody set."""
+    return getattr(Settings.model_fields[room].default, name)
+
+
 def read(flags: Mapping[str, Mapping[str, str]]) -> tuple[Settings, dict[str, Origin]]:
     """The settings, and of each by its dotted name where it came from.
 

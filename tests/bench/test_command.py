@@ -102,7 +102,7 @@ def test_a_run_with_errors_says_so_and_fails(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["127.0.0.1:1"], "begin with grpc://"),
+        (["127.0.0.1:1"], "no server that serves answers at grpc://127.0.0.1:1"),
         (["ftp://127.0.0.1:1"], "begin with grpc://"),
         (["grpc://127.0.0.1:1"], "no server that serves answers at grpc://127.0.0.1:1"),
         (["http://127.0.0.1:1"], "http://127.0.0.1:1/v1/models"),
@@ -114,6 +114,9 @@ def test_a_run_with_errors_says_so_and_fails(tmp_path: Path) -> None:
         (["grpc://a:1", "--image", "none", "--image", "1x1"], "write it as 640x480"),
         (["grpc://a:1", "--image", "0x9"], "an edge has 1 to"),
         (["grpc://a:1", "--plot", "r.txt"], "ends with .svg"),
+        (["grpc://a:1", "--plot", "none/r.svg"], "there is no folder none"),
+        (["grpc://a:1", "--json", "none/r.json"], "there is no folder none"),
+        (["grpc://a:1", "--json", "."], "cannot be written"),
     ],
 )
 def test_what_cannot_be_measured_is_refused(

@@ -149,7 +149,7 @@ def test_ask_says_what_is_wrong(server: Server, tmp_path: Path) -> None:
     nobody = vlserve("ask", "what?", "--server", f"localhost:{free_port()}", cwd=tmp_path, code=2)
     assert "no server that serves answers at localhost" in nobody.stderr
     other = vlserve("ask", "what?", "--server", "http://localhost:8000", cwd=tmp_path, code=2)
-    assert "--server http://localhost:8000: is asked over gRPC, as HOST:PORT" in other.stderr
+    assert "--server http://localhost:8000: this command asks over gRPC" in other.stderr
     port = vlserve("serve", *ECHO, *at, cwd=tmp_path, code=2)
     assert f"error: cannot listen on 127.0.0.1:{server.port}" in port.stderr
 
@@ -225,12 +225,28 @@ def test_an_unknown_model_is_refused_with_what_is_close(tmp_path: Path) -> None:
     assert not result.stdout
 
 
-def test_help_and_settings_need_nothing_heavy(tmp_path: Path) -> None:
-    program = (
-        "import json, sys\nfrom vlserve.cli.main import main\n"
-        "try:\n    main()\nexcept SystemExit:\n    pass\n"
-        "print('\\n' + json.dumps(sorted({name.split('.')[0] for name in sys.modules})))"
+COUNTING = (
+    "import json, sys\nfrom vlserve.cli.main import main\n"
+    "try:\n    main()\nexcept SystemExit:\n    pass\n"
+    "print('\\n' + json.dumps(sorted({name.split('.')[0] for name in sys.modules})))"
+)
+
+
+def run_counting(
+    command: list[str], cwd: Path, **variables: str
+) -> subprocess.CompletedProcess[str]:
+    """Run a command in a process whose last line is what it has imported."""
+    return subprocess.run(
+        [sys.executable, "-c", COUNTING, *command],
+        cwd=cwd,
+        env=environment(**variables),
+        capture_output=True,
+        text=True,
+        check=True,
     )
+
+
+def test_help_and_settings_need_nothing_heavy(tmp_path: Path) -> None:
     for command in (
         ["settings"],
         ["--help"],
@@ -238,23 +254,153 @@ def test_help_and_settings_need_nothing_heavy(tmp_path: Path) -> None:
         ["bench", "--help"],
         ["describe", "--help"],
     ):
-        result = subprocess.run(
-            [sys.executable, "-c", program, *command],
-            cwd=tmp_path,
-            env=environment(),
-            capture_output=True,
-            text=True,
-            check=True,
-        )
+        result = run_counting(command, tmp_path)
         imported = set(json.loads(result.stdout.splitlines()[-1]))
         heavy = {"torch", "transformers", "grpc", "PIL", "openai", "matplotlib"}
         heavy |= {"httpx2", "pyarrow"}
         assert not imported & heavy, command
 
 
-def test_every_setting_is_a_flag_with_its_description(tmp_path: Path) -> None:
-    told = vlserve("serve", "--help", cwd=tmp_path).stdout
-    names = shown(vlserve("settings", cwd=tmp_path))
-    assert len(names) > 10
-    for name in names:
-        assert f"--{name}" in told
+def test_help_is_short_and_has_defaults(tmp_path: Path) -> None:
+    told = vlserve("serve", "--help", cwd=tmp_path, variables={"COLUMNS": "80"}).stdout
+    assert len(told.splitlines()) < 30
+    assert "`vlserve settings` lists all" in told
+    for said in ("--model.path", "(embedded)", "--grpc.port", "(50051)"):
+        assert said in told
+
+
+def test_every_setting_is_a_flag_and_is_described(tmp_path: Path) -> None:
+    printed = vlserve("settings", cwd=tmp_path)
+    values = {name: value for name, (value, _) in shown(printed).items() if value != "unset"}
+    assert len(values) > 10
+    flags = [word for name, value in values.items() for word in (f"--{name}", value.strip('"'))]
+    found = shown(vlserve("settings", *flags, cwd=tmp_path))
+    assert {found[name] for name in values} == {(value, "flag") for value in values.values()}
+    assert "width times height of a picture" in printed.stdout
+
+
+def test_ask_takes_a_path_for_a_path(server: Server, tmp_path: Path) -> None:
+    Image.new("RGB", (20, 10), "red").save(tmp_path / "red.png")
+    (tmp_path / "photos").mkdir()
+    at = ("--grpc.port", str(server.port))
+    for word in ("nosuch.png", "./nosuch", "/nosuch/at/all", "IMG_1.HEIC", "~/clip.mov"):
+        wrong = vlserve("ask", word, *at, cwd=tmp_path, code=2)
+        assert f"{word}: no such file" in wrong.stderr, wrong.stderr
+        assert not wrong.stdout
+    folder = vlserve("ask", "./photos", *at, cwd=tmp_path, code=2)
+    assert "./photos is a folder: `vlserve describe ./photos` asks about all" in folder.stderr
+    for word in ("hello", "2.5", "and/or", "photos", "what is x.png"):
+        assert vlserve("ask", word, *at, cwd=tmp_path).stdout == f"user said: {word}\n"
+
+
+def test_ask_reads_a_picture_from_stdin(server: Server, tmp_path: Path) -> None:
+    Image.new("RGB", (20, 10), "red").save(tmp_path / "red.png")
+    at = ("--grpc.port", str(server.port))
+    for words in (["-"], ["-", "Describe the image"]):
+        with (tmp_path / "red.png").open("rb") as picture:
+            piped = subprocess.run(
+                [sys.executable, "-m", "vlserve", "ask", *words, *at],
+                cwd=tmp_path,
+                env=environment(),
+                stdin=picture,
+                capture_output=True,
+                text=True,
+                check=True,
+                timeout=60,
+            )
+        assert piped.stdout == vlserve("ask", "red.png", *at, cwd=tmp_path).stdout
+    twice = vlserve("ask", "-", "-", "what?", *at, cwd=tmp_path, code=2)
+    assert "write it once" in twice.stderr
+
+
+def test_a_server_is_named_in_the_same_forms_everywhere(server: Server, tmp_path: Path) -> None:
+    Image.new("RGB", (20, 10), "red").save(tmp_path / "red.png")
+    body = {"model": "echo", "messages": [{"role": "user", "content": "a"}]}
+    line = {"custom_id": "1", "method": "POST", "url": "/v1/chat/completions", "body": body}
+    (tmp_path / "in.jsonl").write_text(json.dumps(line))
+    grpc, http = f"127.0.0.1:{server.port}", f"127.0.0.1:{server.http_port}"
+    for number, name in enumerate((grpc, f"grpc://{grpc}", f"grpc://{grpc}/")):
+        vlserve("ask", "a", "--server", name, cwd=tmp_path)
+        vlserve("describe", "red.png", "--server", name, "-o", f"{number}.jsonl", cwd=tmp_path)
+    for number, name in enumerate((http, f"http://{http}", f"http://{http}/v1")):
+        vlserve("batch", "in.jsonl", f"out{number}.jsonl", "--server", name, cwd=tmp_path)
+    for command in (["ask", "a"], ["describe", "red.png"]):
+        said = vlserve(*command, "--server", f"http://{http}", cwd=tmp_path, code=2).stderr
+        assert "this command asks over gRPC: name that door, as HOST:PORT" in said
+    out = ["batch", "in.jsonl", "o.jsonl"]
+    said = vlserve(*out, "--server", f"grpc://{grpc}", cwd=tmp_path, code=2).stderr
+    assert "this command asks over HTTP: name that door, as HOST:PORT" in said
+
+
+FOLDERS = {
+    "missing": ("/nowhere/at/all", "there is no such folder"),
+    "name": ("smolvlm-256m", "is a name, not a folder: nothing is fetched"),
+    "repository": ("org/model", "nothing is fetched"),
+    "empty": ("empty", "config.json is missing"),
+    "gguf": ("model.gguf", "GGUF is not served"),
+}
+
+
+@pytest.mark.parametrize(("path", "said"), FOLDERS.values(), ids=FOLDERS.keys())
+def test_a_wrong_folder_is_told_before_anything_heavy_is_imported(
+    path: str, said: str, tmp_path: Path
+) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "model.gguf").write_bytes(b"GGUF")
+    begin_s = time.monotonic()
+    result = run_counting(["serve", "--model.path", path], tmp_path)
+    took_s = time.monotonic() - begin_s
+    print(f"{path}: {took_s:.2f} s: {result.stderr.strip()}")
+    assert result.stderr.startswith(f"error: model.path {path!r}")
+    assert said in result.stderr
+    imported = set(json.loads(result.stdout.splitlines()[-1]))
+    assert not imported & {"torch", "transformers", "grpc", "fastapi"}
+
+
+def test_serving_a_folder_on_the_home_folder_is_judged_there(tmp_path: Path) -> None:
+    result = run_counting(["serve", "--model.path", "~/x"], tmp_path, HOME=str(tmp_path))
+    assert "model.path '~/x': there is no such folder" in result.stderr
+
+
+def test_an_interrupt_while_it_is_imported_is_no_traceback(tmp_path: Path) -> None:
+    """At the moments that cannot be told apart by a clock: before, within and after imports."""
+    program = (
+        "import os, signal, sys\n"
+        "at = sys.argv.pop(1)\n"
+        "class Watch:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name == at:\n"
+        "            os.kill(os.getpid(), signal.SIGINT)\n"
+        "sys.meta_path.insert(0, Watch())\n"
+        "from vlserve.__main__ import main\n"
+        "main()"
+    )
+    for module in ("vlserve.cli.main", "typer", "vlserve.settings", "vlserve.describe.errors"):
+        result = subprocess.run(
+            [sys.executable, "-c", program, module, "settings"],
+            cwd=tmp_path,
+            env=environment(),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert result.returncode == -signal.SIGINT, (module, result.stderr)
+        assert not result.stderr
+
+
+def test_what_is_logged_has_its_time_and_level(tmp_path: Path) -> None:
+    program = (
+        "import logging, warnings\nfrom vlserve import logs\nlogs.to_stderr()\n"
+        "logging.getLogger('vlserve.x').error('a fault')\nwarnings.warn('old')"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", program],
+        check=True,
+        env=environment(),
+        capture_output=True,
+        text=True,
+    )
+    first, second = result.stderr.splitlines()[:2]
+    stamp = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3}"
+    assert re.fullmatch(f"{stamp} ERROR a fault", first)
+    assert re.match(f"{stamp} WARNING .*UserWarning: old", second)

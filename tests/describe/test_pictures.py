@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from vlserve.describe.errors import DescribeError
-from vlserve.describe.pictures import find
+from vlserve.describe.pictures import find, in_words
 from vlserve.errors import ServeError
 
 
@@ -31,7 +31,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def keys(*sources: str, recursive: bool = False) -> list[str]:
-    found = find(sources, recursive=recursive)
+    found = find(sources, recursive=recursive).pictures
     assert all(picture.path.is_file() for picture in found)
     return [picture.key for picture in found]
 
@@ -62,7 +62,7 @@ def test_a_pattern_a_list_and_files_are_called_as_written() -> None:
 @pytest.mark.usefixtures("folder")
 def test_a_listed_file_need_not_be_there() -> None:
     Path("list.txt").write_text("none.png\n")
-    (missing,) = find(["list.txt"], recursive=False)
+    (missing,) = find(["list.txt"], recursive=False).pictures
     assert missing.stamp == "missing"
     with pytest.raises(FileNotFoundError):
         missing.read(10)
@@ -95,7 +95,7 @@ def test_a_name_that_is_no_unicode_can_be_written(folder: Path) -> None:
 
 @pytest.mark.usefixtures("folder")
 def test_a_picture_is_read_with_its_stamp_and_a_bound() -> None:
-    (picture,) = find(["photos/a.png"], recursive=False)
+    (picture,) = find(["photos/a.png"], recursive=False).pictures
     data, stamp = picture.read(12)
     assert data == b"photos/a.png"
     assert stamp == picture.stamp
@@ -105,3 +105,33 @@ def test_a_picture_is_read_with_its_stamp_and_a_bound() -> None:
     assert picture.stamp == "12-0"
     Path("photos/a.png").write_bytes(b"changed")
     assert picture.stamp not in (stamp, "12-0")
+
+
+def test_what_is_left_out_of_a_folder_is_counted(folder: Path) -> None:
+    for name in ("x.HEIC", "y.heic", "README"):
+        (folder / "photos" / name).write_bytes(b"x")
+    os.mkfifo(folder / "photos" / "pipe.png")
+    found = find(["photos"], recursive=False)
+    assert len(found.pictures) == 3
+    assert found.left_out == {
+        ".heic": 2,
+        ".txt": 1,
+        "without an ending": 1,
+        "that are no regular files": 1,
+    }
+    assert in_words(found.left_out).startswith("2 .heic, 1 ")
+    (folder / "phone").mkdir()
+    (folder / "phone" / "x.heic").write_bytes(b"x")
+    with pytest.raises(
+        DescribeError, match=r"phone holds no pictures that are read here, but 1 \.h"
+    ):
+        find(["phone"], recursive=False)
+
+
+def test_a_pipe_is_refused_and_not_waited_for(folder: Path) -> None:
+    os.mkfifo(folder / "pipe.png")
+    Path("list.txt").write_text("pipe.png\n")
+    for source in ("pipe.png", "list.txt"):
+        (picture,) = find([source], recursive=False).pictures
+        with pytest.raises(ServeError, match="is not a regular file"):
+            picture.read(10)

@@ -329,7 +329,12 @@ async def test_an_answer_in_between_is_no_crash_loop(monkeypatch: pytest.MonkeyP
     [
         ("unfit", ModelError, "^it is unfit$"),
         ("breaking", ServeError, "^the engine did not start: the log says why$"),
-        ("doomed", ServeError, "^the engine did not start: it is gone: SIGSEGV$"),
+        ("doomed", ServeError, r"^the engine did not start: it is gone \(SIGSEGV\)$"),
+        (
+            "huge",
+            ServeError,
+            r"killed while it loaded the model, which the system does where memory",
+        ),
     ],
 )
 async def test_what_fails_at_the_start_is_said(name: str, kind: type[Exception], text: str) -> None:

@@ -23,7 +23,7 @@ BEGIN_S = 0.05  # so that it is known to have begun before it dies
 
 
 class TroubledEngine(EchoEngine):
-    """See above. A model named "unfit" does not start, one named "doomed" dies of it."""
+    """See above. A model named "unfit" does not start, "doomed" and "huge" die of it."""
 
     def __init__(self, *arguments: object) -> None:
         super().__init__(*arguments)  # type: ignore[arg-type]
@@ -37,6 +37,8 @@ class TroubledEngine(EchoEngine):
                 raise RuntimeError("secret")
             case "doomed":
                 os.kill(os.getpid(), signal.SIGSEGV)
+            case "huge":
+                os.kill(os.getpid(), signal.SIGKILL)
 
     def load(self) -> Load:
         now = super().load()

@@ -24,7 +24,7 @@ from starlette.types import Message, Receive, Scope
 
 from tests.faults.held import VARIABLE, Hold, Notes, Phase, held, note
 from tests.waiting import until
-from vlserve import app
+from vlserve import app, launch
 from vlserve.budget import Claim
 from vlserve.doors.http import streaming as answers
 from vlserve.doors.http.bodies import BoundedBodies
@@ -268,7 +268,7 @@ async def held_house(model: Path, folder: Path) -> AsyncIterator[House]:
     async with AsyncExitStack() as stack:
         for patch in (
             mock.patch.dict(os.environ, {VARIABLE: str(folder), "PYTHONPATH": python_path}),
-            mock.patch.object(app, "Supervisor", kept(Supervisor, module=_ENGINE)),
+            mock.patch.object(launch, "Supervisor", kept(Supervisor, module=_ENGINE)),
             mock.patch.object(app, "Service", kept(HeldService)),
             mock.patch.object(app, "HttpDoor", kept(HttpDoor)),
             mock.patch.object(decoders, "WORKER", _DECODER),

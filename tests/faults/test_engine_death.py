@@ -13,7 +13,7 @@ import pytest
 from rich.console import Console
 
 from bench.faults import Crowd, drawn_requests, table, trials, worker_of
-from vlserve import app
+from vlserve import app, launch
 from vlserve.engines.supervisor import Supervisor
 from vlserve.settings import EngineSettings, GrpcSettings, HttpSettings, Settings
 
@@ -28,7 +28,7 @@ async def test_three_kills_and_a_freeze_under_load(
 ) -> None:
     monkeypatch.setenv("PYTHONPATH", f"{ROOT / 'src'}:{ROOT}")
     slow = partial(Supervisor, module="tests.engines.troubled")
-    monkeypatch.setattr(app, "Supervisor", slow)
+    monkeypatch.setattr(launch, "Supervisor", slow)
     settings = Settings(
         grpc=GrpcSettings(port=0),
         http=HttpSettings(port=0),

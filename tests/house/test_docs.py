@@ -187,6 +187,36 @@ def test_commands_of_a_page_run(page: Path, copy: Copy) -> None:
     print(f"{page.name}: {len(todo)} blocks in {time.monotonic() - started:.1f} s")
 
 
+def test_the_first_page_in_a_clean_shell(copy: Copy) -> None:
+    """Its commands and programs in their order, in one shell that has no environment on its path
+    but by what the page says."""
+    own = str(Path(sys.prefix) / "bin")
+    path = [folder for folder in os.environ["PATH"].split(":") if folder != own]
+    script = []
+    for number, block in enumerate(blocks(ROOT / "README.md")):
+        text = block.text.replace(DOCUMENTED_PORT, str(copy.port))
+        text = text.replace(DOCUMENTED_HTTP_PORT, str(copy.http_port))
+        if block.language == "python":
+            (copy.path / f"{number}.py").write_text(text)
+            script.append(f"python {number}.py")
+        else:
+            lines = [line for line in text.splitlines() if not line.startswith("make ")]
+            script += lines
+    assert script[0] == ". .venv/bin/activate"
+    copy.serve()
+    result = subprocess.run(
+        ["bash", "-eu", "-c", "\n".join(script)],
+        cwd=copy.path,
+        env={**copy.environment, "PATH": ":".join(path)},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert result.stdout.count("a large red circle") >= 3, result.stdout  # of each program
+
+
 def test_a_page_with_a_wrong_command_fails(copy: Copy) -> None:
     with pytest.raises(AssertionError, match="no-such-verb"):
         copy.run("make", "no-such-verb")

@@ -22,8 +22,9 @@ from vlserve.catalogue import machine
 from vlserve.catalogue.machine import Memory, fit
 from vlserve.catalogue.presets import NATIVE, PRESETS, Preset, find
 from vlserve.cli import models as listing
-from vlserve.models import catalog
 from vlserve.models.errors import ModelError
+from vlserve.models.families import ADAPTERS
+from vlserve.models.folder import model_folder
 from vlserve.models.processors import for_pictures
 from vlserve.settings import CPU_CACHE_MIB, MIB, read
 
@@ -35,7 +36,7 @@ SIZES = [(1024, 768), (300, 1400), (336, 336), (40, 30), (1600, 500)]
 @cache
 def config(name: str) -> Any:
     if name == "embedded":
-        return tf.AutoConfig.from_pretrained(catalog.model_folder(name))
+        return tf.AutoConfig.from_pretrained(model_folder(name))
     return CONFIGS[name]()
 
 
@@ -67,7 +68,7 @@ def test_a_wrong_parameter_count_would_be_found() -> None:
 
 
 def test_the_embedded_model_is_as_its_file_says() -> None:
-    folder = catalog.model_folder("embedded")
+    folder = model_folder("embedded")
     with (folder / "model.safetensors").open("rb") as file:
         header = json.loads(file.read(struct.unpack("<Q", file.read(8))[0]))
     stored = [entry for name, entry in header.items() if name != "__metadata__"]
@@ -101,7 +102,7 @@ def idefics2() -> tuple[Any, str]:
 
 
 def embedded() -> tuple[Any, str]:
-    return tf.AutoProcessor.from_pretrained(catalog.model_folder("embedded")), "<image>"
+    return tf.AutoProcessor.from_pretrained(model_folder("embedded")), "<image>"
 
 
 def idefics3(features: int, tile: int, longest: int) -> tuple[Any, str]:
@@ -203,7 +204,7 @@ def test_names_are_unique_and_every_native_family_is_there() -> None:
     assert len({preset.name for preset in PRESETS}) == len(PRESETS)
     families = {config(preset.name).model_type for preset in PRESETS if preset.engine == NATIVE}
     # SmolVLM's first repositories say idefics3.
-    assert families | {"smolvlm"} == set(catalog.ADAPTERS)
+    assert families | {"smolvlm"} == set(ADAPTERS)
 
 
 def test_an_unknown_name_is_told_what_is_close() -> None:

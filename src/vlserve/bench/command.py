@@ -5,6 +5,7 @@ What is heavy is imported once the options are known to be right.
 
 import asyncio
 import json
+import os
 import shlex
 import sys
 from contextlib import AbstractAsyncContextManager
@@ -48,7 +49,10 @@ class Load:
 
 def bench(
     endpoint: Annotated[
-        str, typer.Argument(help="grpc://HOST:PORT or http(s)://HOST:PORT, /v1 added where no path")
+        str,
+        typer.Argument(
+            help="HOST:PORT or grpc://HOST:PORT, or http(s)://HOST:PORT, /v1 added where no path"
+        ),
     ],
     *,
     clients: Annotated[
@@ -114,6 +118,8 @@ def bench(
         raise typer.BadParameter("--plot wants a name that ends with .svg, .png or .pdf")
     if least_tokens > max_tokens:
         raise typer.BadParameter("--least-tokens is above --max-tokens")
+    for name, file in (("--json", json_file), ("--plot", plot_file)):
+        _check_writable(name, file)
     sizes = image_sizes(image or [DEFAULT_SIZE])
     need("matplotlib", "--plot", is_wanted=plot_file is not None)
     key = api_key_file.read_text().strip() if api_key_file else None
@@ -141,6 +147,16 @@ def bench(
         "load": asdict(load),
     }
     _tell(outcomes, run, facts, json_file, plot_file)
+
+
+def _check_writable(name: str, file: Path | None) -> None:
+    """Refuses a file that could not be written at the end of a run."""
+    if file is None:
+        return
+    if not file.parent.is_dir():
+        raise typer.BadParameter(f"{name} {file}: there is no folder {file.parent}")
+    if file.is_dir() or not os.access(file if file.exists() else file.parent, os.W_OK):
+        raise typer.BadParameter(f"{name} {file}: cannot be written")
 
 
 def _tell(
@@ -196,9 +212,13 @@ def connected(
     endpoint: str, model: str, api_key: str | None
 ) -> "AbstractAsyncContextManager[Target]":
     """The target that an endpoint's scheme asks for."""
+    if "://" not in endpoint:
+        endpoint = f"grpc://{endpoint}"
     scheme, _, address = endpoint.partition("://")
     if not address or scheme not in ("grpc", "http", "https"):
-        raise typer.BadParameter(f"{endpoint}: begin with grpc://, http:// or https://")
+        raise typer.BadParameter(
+            f"{endpoint}: write HOST:PORT, or begin with grpc://, http:// or https://"
+        )
     if scheme == "grpc":
         from vlserve.bench.grpc_target import grpc_target  # noqa: PLC0415
 

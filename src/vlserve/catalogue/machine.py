@@ -6,9 +6,12 @@ from pathlib import Path
 
 from vlserve.catalogue.presets import NATIVE, Preset
 from vlserve.models.dtypes import auto_dtype
-from vlserve.settings import HELD_BACK
+from vlserve.settings import HELD_BACK, MIB
 
 CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
+# Of NVIDIA's driver, on Linux and in its Windows subsystem.
+_GPU_DEVICES = (Path("/dev/nvidiactl"), Path("/dev/dxg"))
+_KIB = 1024
 
 
 @dataclass(frozen=True)
@@ -35,13 +38,31 @@ class Fit:
     needed_bytes: int
 
 
+def main_memory(cgroup_limit: Path = CGROUP_LIMIT) -> Memory:
+    """The RAM, as far as this process may use it."""
+    ram = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    limit = cgroup_limit.read_text().strip() if cgroup_limit.is_file() else "max"
+    return Memory("cpu", ram if limit == "max" else min(ram, int(limit)))
+
+
+def may_have_gpu() -> bool:
+    """Whether a GPU's driver is here. Only torch knows whether it can use what is behind it."""
+    return any(device.exists() for device in _GPU_DEVICES)
+
+
+def shown_size(num_bytes: int) -> str:
+    """A size for a reader, in GiB, MiB or KiB."""
+    for unit, name in ((1024 * MIB, "GiB"), (MIB, "MiB")):
+        if num_bytes >= unit:
+            return f"{num_bytes / unit:,.1f} {name}"
+    return f"{num_bytes / _KIB:,.1f} KiB"
+
+
 def memories(cgroup_limit: Path = CGROUP_LIMIT) -> list[Memory]:
     """The first GPU if there is one, then the RAM, as far as this process may use it."""
     import torch  # noqa: PLC0415  heavy
 
-    ram = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    limit = cgroup_limit.read_text().strip() if cgroup_limit.is_file() else "max"
-    found = [Memory("cpu", ram if limit == "max" else min(ram, int(limit)))]
+    found = [main_memory(cgroup_limit)]
     if torch.cuda.is_available():
         gpu = torch.cuda.get_device_properties(0).total_memory
         has_bfloat16 = torch.cuda.is_bf16_supported(including_emulation=False)

@@ -1,18 +1,15 @@
 """What every command stands on: the program itself, and where it prints."""
 
 from importlib import metadata
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import Annotated, Final
 
 import typer
 from rich.console import Console
 
-if TYPE_CHECKING:
-    pass
-
-
+SERVER_METAVAR: Final = "HOST:PORT|URL"
 SERVER_HELP: Final = (
-    "Ask this server. Left out: the one at grpc.host and grpc.port if it serves, else the model is "
-    "loaded here."
+    "Ask this server, over gRPC. Left out: the one at grpc.host and grpc.port if it serves, else "
+    "the model is loaded here."
 )
 
 

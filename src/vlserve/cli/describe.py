@@ -2,18 +2,15 @@
 
 import asyncio
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import Annotated, Final
 
 import typer
 
+from vlserve import logs
 from vlserve import settings as settings_room
-from vlserve.cli.base import SERVER_HELP
+from vlserve.cli.base import SERVER_HELP, SERVER_METAVAR
 from vlserve.cli.flags import Flags, with_settings
 from vlserve.types import Detail
-
-if TYPE_CHECKING:
-    pass
-
 
 _CLIENTS_HELP: Final = "Requests at a time."
 
@@ -53,7 +50,7 @@ def describe_pictures(
     recursive: Annotated[
         bool, typer.Option("--recursive", "-r", help="Folders in folders as well.")
     ] = False,
-    server: Annotated[str | None, typer.Option(metavar="HOST:PORT", help=SERVER_HELP)] = None,
+    server: Annotated[str | None, typer.Option(metavar=SERVER_METAVAR, help=SERVER_HELP)] = None,
     clients: Annotated[int, typer.Option(min=1, help=_CLIENTS_HELP)] = 16,
     patience: Annotated[float, typer.Option(min=0, help=_PATIENCE_HELP)] = 600.0,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help=_RETRY_HELP)] = False,
@@ -68,6 +65,7 @@ def describe_pictures(
     failed.
     """
     settings, _ = settings_room.read(flags)
+    logs.to_stderr()
     from vlserve.describe.command import Job, describe  # noqa: PLC0415
     from vlserve.describe.sitting import Effort  # noqa: PLC0415
 
@@ -90,9 +88,9 @@ def send_batch(
     server: Annotated[
         str | None,
         typer.Option(
-            metavar="URL",
-            help="Ask this server. Left out: the one at http.host and http.port if it is ready, "
-            "else the model is loaded here.",
+            metavar=SERVER_METAVAR,
+            help="Ask this server, over HTTP. Left out: the one at http.host and http.port if it "
+            "is ready, else the model is loaded here.",
         ),
     ] = None,
     clients: Annotated[int, typer.Option(min=1, help=_CLIENTS_HELP)] = 16,
@@ -108,6 +106,7 @@ def send_batch(
     failed.
     """
     settings, _ = settings_room.read(flags)
+    logs.to_stderr()
     from vlserve.describe.batch import Batch, batch  # noqa: PLC0415
     from vlserve.describe.sitting import Effort  # noqa: PLC0415
 

@@ -3,17 +3,17 @@
 import inspect
 from collections.abc import Callable
 from functools import wraps
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any, Final
 
 import typer
 
 from vlserve import settings as settings_room
 
-if TYPE_CHECKING:
-    pass
-
-
 Flags = dict[str, dict[str, str]]
+
+# Those that help lists: what a first run changes. The others are listed by `vlserve settings`.
+_SHOWN: Final = ("model.path", "engine.device", "engine.dtype", "grpc.port", "http.port")
+_PANEL: Final = "Settings, each a flag: `vlserve settings` lists all"
 
 
 def with_settings(command: Callable[..., None]) -> Callable[..., None]:
@@ -27,7 +27,12 @@ def with_settings(command: Callable[..., None]) -> Callable[..., None]:
             annotation=Annotated[
                 str | None,
                 typer.Option(
-                    f"--{room}.{name}", help=text, metavar="", rich_help_panel=f"Settings: {room}"
+                    f"--{room}.{name}",
+                    help=text,
+                    show_default=str(settings_room.default(room, name)),
+                    metavar="",
+                    hidden=f"{room}.{name}" not in _SHOWN,
+                    rich_help_panel=_PANEL,
                 ),
             ],
         )

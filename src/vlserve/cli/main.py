@@ -3,6 +3,7 @@
 What is heavy is imported by the command that needs it, so that help and settings come at once.
 """
 
+import signal
 import sys
 
 from vlserve.bench.command import bench
@@ -33,6 +34,8 @@ def main() -> None:
     """Run a command. What the user can mend is said on stderr, with exit status 2."""
     from vlserve.models.errors import ModelError  # noqa: PLC0415
 
+    # From here on there are things to close before the process ends.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         cli()
     except (WrongSettings, DescribeError, ServeError, ModelError, OSError) as error:

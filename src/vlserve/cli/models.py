@@ -9,14 +9,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from vlserve.catalogue.machine import Fit, Memory, fit, memories
+from vlserve.catalogue.machine import Fit, Memory, fit, memories, shown_size
 from vlserve.catalogue.presets import NATIVE, PRESETS, Preset, find
 from vlserve.settings import CPU_CACHE_MIB, MIB
 
 Justify = Literal["left", "right"]
 
-GIB: Final = 1024 * MIB
-KIB: Final = 1024
 PICTURE: Final = (1024, 768)
 
 
@@ -115,11 +113,11 @@ def _verdict(preset: Preset, here: Fit) -> Text:
         return Text(f"no: {preset.engine} engine", style="yellow")
     if here.fits:
         return Text(f"{preset.engine}, {here.memory.device}, {here.dtype}", style="green")
-    return Text(f"no: needs {_size(here.needed_bytes)}", style="red")
+    return Text(f"no: needs {shown_size(here.needed_bytes)}", style="red")
 
 
 def _machine(found: list[Memory]) -> Text:
-    sizes = ", ".join(f"{memory.device} {_size(memory.num_bytes)}" for memory in found)
+    sizes = ", ".join(f"{memory.device} {shown_size(memory.num_bytes)}" for memory in found)
     return Text(
         "\nweights and cache in 16 bits; cache: of one conversation of 4,096 tokens; picture: the "
         f"tokens of one of {PICTURE[0]} x {PICTURE[1]} pixels; here: weights and a conversation "
@@ -156,14 +154,7 @@ def _details(preset: Preset, here: Fit) -> Table:
 
 
 def _in_formats(num_bytes: Any, dtype: str) -> str:
-    return ", ".join(f"{_size(num_bytes(kind))} in {kind}" for kind in (dtype, "float32"))
-
-
-def _size(num_bytes: int) -> str:
-    for unit, name in ((GIB, "GiB"), (MIB, "MiB")):
-        if num_bytes >= unit:
-            return f"{num_bytes / unit:,.1f} {name}"
-    return f"{num_bytes / KIB:,.1f} KiB"
+    return ", ".join(f"{shown_size(num_bytes(kind))} in {kind}" for kind in (dtype, "float32"))
 
 
 # Heading, the narrowest terminal that has it, where it stands, what it says; None: the verdict.
@@ -172,9 +163,9 @@ COLUMNS: Final[tuple[tuple[str, int, Justify, Callable[[Preset], str] | None], .
     ("repository", 180, "left", lambda p: p.repository),
     ("licence", 180, "left", lambda p: p.licence),
     ("parameters", 110, "right", lambda p: f"{p.parameters / 1e6:,.0f} M"),
-    ("weights", 0, "right", lambda p: _size(p.weight_bytes(p.dtype))),
-    ("a token", 110, "right", lambda p: _size(p.decoder.cache_bytes(1, p.dtype))),
-    ("cache", 78, "right", lambda p: _size(p.conversation_bytes(p.dtype))),
+    ("weights", 0, "right", lambda p: shown_size(p.weight_bytes(p.dtype))),
+    ("a token", 110, "right", lambda p: shown_size(p.decoder.cache_bytes(1, p.dtype))),
+    ("cache", 78, "right", lambda p: shown_size(p.conversation_bytes(p.dtype))),
     ("picture", 78, "right", lambda p: f"{p.image_tokens.count(*PICTURE):,}"),
     ("context", 110, "right", lambda p: f"{p.decoder.max_tokens:,}"),
     ("here", 0, "left", None),

@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Final
 from rich.table import Table
 from rich.text import Text
 
+from vlserve import logs
 from vlserve import settings as settings_room
 from vlserve.cli.base import ERR, OUT
 from vlserve.cli.flags import Flags, with_settings
+from vlserve.models.families import DEMONSTRATION, EMBEDDED
 from vlserve.settings import MIB
 
 if TYPE_CHECKING:
@@ -23,6 +25,11 @@ _STARTED_S: Final = time.monotonic()
 def serve(flags: Flags) -> None:
     """Serve until interrupted."""
     settings, _ = settings_room.read(flags)
+    logs.to_stderr()
+    from vlserve.launch import launched  # noqa: PLC0415
+
+    # The engine's process imports for seconds: it begins before this one imports the doors.
+    engine = launched(settings)
     with ERR.status("importing") as status:
         from vlserve import app  # noqa: PLC0415
 
@@ -32,7 +39,7 @@ def serve(flags: Flags) -> None:
             status.stop()
             _say_ready(house, {"imports": imported_s} | house.seconds)
 
-        asyncio.run(app.serve(settings, on_stage=status.update, on_ready=ready))
+        asyncio.run(app.serve(settings, engine, on_stage=status.update, on_ready=ready))
     ERR.print("stopped")
 
 
@@ -48,4 +55,6 @@ def _say_ready(house: "App", seconds: dict[str, float]) -> None:
     table.add_row("a picture", Text(house.first_answer))
     stages = ", ".join(f"{name} {value:.1f}" for name, value in seconds.items())
     OUT.print(table)
+    if info.model == EMBEDDED and info.engine == "native":
+        OUT.print(DEMONSTRATION)
     OUT.print(f"ready in {time.monotonic() - _STARTED_S:.1f} s ({stages})")

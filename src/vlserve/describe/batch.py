@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from vlserve import app, request_ids
 from vlserve.describe import batch_file, output
+from vlserve.describe.address import http_url
 from vlserve.describe.batch_file import Line
 from vlserve.describe.errors import DescribeError
 from vlserve.describe.journal import Done
@@ -132,13 +133,10 @@ def _said(body: Any) -> str:
 async def _connected(
     settings: Settings, server: str | None, sitting: Sitting
 ) -> AsyncIterator[Client]:
-    """The server at `server` (a URL, with or without /v1). Where that is None the one at http.host
-    and http.port if it is ready, else the HTTP door over a service opened here. Raises OSError
-    where `server` is not ready, DescribeError where it is no such URL."""
-    url = server or f"http://{settings.http.address(settings.http.port)}"
-    if not url.startswith(("http://", "https://")):
-        raise DescribeError(f"--server {server}: must begin with http:// or https://")
-    url = url.rstrip("/").removesuffix("/v1")
+    """The server at `server`, HOST:PORT or a URL, with or without /v1. Where that is None the one
+    at http.host and http.port if it is ready, else the HTTP door over a service opened here. Raises
+    OSError where `server` is not ready, DescribeError where it is no such URL."""
+    url = http_url(server or settings.http.address(settings.http.port))
     timeout_s = settings.limits.timeout_s + _GRACE_S
     async with connect(url, timeout_s=timeout_s, connect_s=_CONNECT_S) as client:
         if await client.is_ready(_CONNECT_S):

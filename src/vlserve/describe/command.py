@@ -35,7 +35,12 @@ async def describe(settings: Settings, job: Job, effort: Effort) -> int:
     output.check(job.output, output.SUFFIXES)
     found = pictures.find(job.sources, recursive=job.recursive)
     sitting = Sitting(job.output, effort)
-    return await sitting.to_the_end(_described(settings, job, found, sitting))
+    status = await sitting.to_the_end(_described(settings, job, found.pictures, sitting))
+    if found.left_out:
+        sitting.note(
+            f"left out, no pictures that are read here: {pictures.in_words(found.left_out)}"
+        )
+    return status
 
 
 async def _described(settings: Settings, job: Job, found: list[Picture], sitting: Sitting) -> None:

@@ -4,7 +4,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
-from vlserve.describe.errors import DescribeError
+from vlserve.describe.address import grpc_address
 from vlserve.doors.grpc.client import GrpcClient
 from vlserve.settings import Settings
 from vlserve.types import ChatRequest, Chunk
@@ -32,9 +32,7 @@ async def connected(
     Raises OSError where `server` does not serve, DescribeError where it is another kind of address,
     and what loading a model raises.
     """
-    address = (server or settings.grpc.address(settings.grpc.port)).removeprefix("grpc://")
-    if "://" in address:
-        raise DescribeError(f"--server {server}: is asked over gRPC, as HOST:PORT")
+    address = grpc_address(server or settings.grpc.address(settings.grpc.port))
     async with AsyncExitStack() as opened:
         client = await opened.enter_async_context(
             GrpcClient(address, settings.limits.max_message_mib)

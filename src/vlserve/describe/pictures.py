@@ -2,6 +2,8 @@
 
 import glob
 import os
+import stat
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,14 +37,22 @@ class Picture:
     def read(self, max_bytes: int) -> tuple[bytes, str]:
         """The file's content and the stamp that belongs to it.
 
-        Raises OSError, and ServeError(INVALID_ARGUMENT) where it is larger than `max_bytes`.
+        Raises OSError, and ServeError(INVALID_ARGUMENT) where it is larger than `max_bytes` or no
+        regular file.
         """
-        with self.path.open("rb") as file:
+        # To open a pipe would wait for who writes into it.
+        with open(self.path, "rb", opener=_open_at_once) as file:
             status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                raise invalid("picture", "is not a regular file")
             if status.st_size > max_bytes:
                 most = f"is larger than {max_bytes} bytes (limits.max_message_mib)"
                 raise invalid("picture", f"{most}: it has {status.st_size}")
             return file.read(), stamp_of(status)
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def stamp_of(status: os.stat_result) -> str:
@@ -50,8 +60,17 @@ def stamp_of(status: os.stat_result) -> str:
     return f"{status.st_size}-{status.st_mtime_ns}"
 
 
-def find(sources: Sequence[str], *, recursive: bool) -> list[Picture]:
-    """The pictures of all sources, each once, in the order of the sources.
+@dataclass(frozen=True, slots=True)
+class Found:
+    """The pictures of all sources, each once, in the order of the sources; and how many files of
+    folders were left out, by how they end or what they are."""
+
+    pictures: list[Picture]
+    left_out: Counter[str]
+
+
+def find(sources: Sequence[str], *, recursive: bool) -> Found:
+    """What the sources name.
 
     A source is a folder (its files that end as pictures do, sorted, hidden ones left out; with
     `recursive` those of the folders in it, links not followed), a pattern (`*`, `?`, `[]`, and
@@ -62,10 +81,12 @@ def find(sources: Sequence[str], *, recursive: bool) -> list[Picture]:
     files would have one name in the output.
     """
     found: dict[str, Path] = {}
+    left_out: Counter[str] = Counter()
     for source in sources:
-        files = list(_files(source, recursive=recursive))
+        files = list(_files(source, left_out, recursive=recursive))
         if not files:
-            raise DescribeError(f"{source} holds no pictures")
+            but = f" that are read here, but {in_words(left_out)}" if left_out else ""
+            raise DescribeError(f"{source} holds no pictures{but}")
         for path, name in files:
             shown = _shown(name)
             earlier = found.setdefault(shown, path)
@@ -74,14 +95,19 @@ def find(sources: Sequence[str], *, recursive: bool) -> list[Picture]:
                     f"{shown} is in {earlier.parent} and in {path.parent}: "
                     "describe them into files of their own"
                 )
-    return [Picture(name, path) for name, path in found.items()]
+    return Found([Picture(name, path) for name, path in found.items()], left_out)
 
 
-def _files(source: str, *, recursive: bool) -> Iterator[tuple[Path, str]]:
-    """The paths of a source and what they are called."""
+def in_words(left_out: Counter[str]) -> str:
+    """`12 .heic, 1 .txt`, most first."""
+    return ", ".join(f"{number} {kind}" for kind, number in left_out.most_common())
+
+
+def _files(source: str, left_out: Counter[str], *, recursive: bool) -> Iterator[tuple[Path, str]]:
+    """The paths of a source and what they are called; what is no picture is counted."""
     path = Path(source)
     if path.is_dir():
-        for inside in _inside(path, recursive=recursive):
+        for inside in _inside(path, left_out, recursive=recursive):
             yield inside, inside.relative_to(path).as_posix()
     elif path.exists():
         names = [source] if path.suffix.lower() in SUFFIXES else _listed(path)
@@ -95,12 +121,19 @@ def _files(source: str, *, recursive: bool) -> Iterator[tuple[Path, str]]:
         raise DescribeError(f"{source}: no such file or folder")
 
 
-def _inside(folder: Path, *, recursive: bool) -> Iterator[Path]:
+def _inside(folder: Path, left_out: Counter[str], *, recursive: bool) -> Iterator[Path]:
     for root, folders, files in os.walk(folder):
         folders[:] = sorted(name for name in folders if recursive and not name.startswith("."))
         for name in sorted(files):
             path = Path(root, name)
-            if path.suffix.lower() in SUFFIXES and not name.startswith("."):
+            suffix = path.suffix.lower()
+            if name.startswith("."):
+                continue
+            if not path.is_file():
+                left_out["that are no regular files"] += 1
+            elif suffix not in SUFFIXES:
+                left_out[suffix or "without an ending"] += 1
+            else:
                 yield path
 
 

@@ -51,6 +51,10 @@ class Sitting:
         """What is being done, for the eye."""
         self._bar.say(text)
 
+    def note(self, text: str) -> None:
+        """What stays to be read after the run."""
+        _ERR.out(text)
+
     async def to_the_end(self, work: Coroutine[Any, Any, None]) -> int:
         """Returns the exit status of `work`, in which `write` is called.
 

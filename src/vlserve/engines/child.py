@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import signal
 from typing import Final
 
 from vlserve.engines.base import EngineInfo
@@ -32,10 +33,13 @@ class Lost(Exception):  # noqa: N818  not an error of ours: a process is gone
 
 
 class Child:
-    """A process that runs `module`, which becomes an engine with `open`."""
+    """A process that runs `module`, which becomes an engine with `open`.
 
-    def __init__(self, module: str) -> None:
-        self._process = Process(module)
+    It is told the engine's kind at once, and imports what that takes meanwhile.
+    """
+
+    def __init__(self, module: str, kind: str) -> None:
+        self._process = Process(module, arguments=(kind,))
         self._channel: Channel[FromWorker] = Channel(self._process.socket, FromWorker, _MAX_BYTES)
         self._is_open = False
 
@@ -56,6 +60,8 @@ class Child:
                 message = await self.receive()
         except TimeoutError:
             raise Lost(f"not started within {_START_S:.0f} s") from None
+        except Lost:
+            raise Lost(await self._ended_while_loading()) from None
         match message:
             case Started(info):
                 self._is_open = True
@@ -67,6 +73,16 @@ class Child:
             case Failed(_, text):
                 raise ServeError(Code.UNAVAILABLE, text)
         raise Lost("its first word was none")
+
+    async def _ended_while_loading(self) -> str:
+        """What became of a process whose socket closed before its engine had started."""
+        if await asyncio.to_thread(self._process.reap, _REAP_S) == signal.SIGKILL.name:
+            return (
+                "it was killed while it loaded the model, which the system does where memory runs "
+                "out. Free some, set a smaller engine.cache_mib or engine.dtype to bfloat16, or "
+                "take a smaller model: `vlserve models` says which fit here"
+            )
+        return "it is gone"
 
     async def send(self, message: ToWorker) -> None:
         """Raises Lost, and WireError for what cannot cross."""

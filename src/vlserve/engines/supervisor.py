@@ -104,6 +104,7 @@ class Supervisor:
         self._longest_step_s = longest_step_s
         self._module = module
         self._child: Child | None = None
+        self._spawned: Child | None = None  # one that no engine was started in yet
         self._keeper: asyncio.Task[None] | None = None
         # In the order in which they came, which is the order in which they are sent again.
         self._tickets: dict[int, _Ticket] = {}
@@ -119,9 +120,14 @@ class Supervisor:
         self._interrupted = asyncio.Event()
         self._ended = asyncio.Event()
 
+    def spawn(self) -> None:
+        """Let the process begin to import what it needs, before `start`. It ends with this one."""
+        if self._spawned is None:
+            self._spawned = self._child = Child(self._module, self._settings.kind)
+
     async def start(self) -> None:
-        """Start the process. Raises what the engine raises at its start, ServeError(UNAVAILABLE)
-        where it dies of it."""
+        """Start the engine in its process. Raises what the engine raises at its start,
+        ServeError(UNAVAILABLE) where the process dies of it."""
         try:
             self._child = await self._started()
         except Lost as lost:
@@ -203,11 +209,14 @@ class Supervisor:
 
     async def _started(self) -> Child:
         begin_s = asyncio.get_running_loop().time()
-        child = self._child = Child(self._module)
+        self.spawn()
+        child, self._spawned = self._spawned, None
+        assert child is not None  # noqa: S101  just made
+        self._child = child
         try:
             self._info = await child.open(self._model, self._settings)
         except Lost as lost:
-            raise Lost(f"{lost}: {await child.killed()}") from None
+            raise Lost(f"{lost} ({await child.killed()})") from None
         except (ModelError, OSError, ServeError):
             await child.killed()
             raise

@@ -1,11 +1,12 @@
 """An engine's own process: python -m vlserve.engines.worker, started by the supervisor.
 
-It holds one engine and answers over the socket whose descriptor is its argument. It ends when
-that socket closes, whatever it does just then.
+It holds one engine, of the kind that its second argument names, and answers over the socket whose
+descriptor is its first. It ends when that socket closes, whatever it does just then.
 """
 
 import asyncio
 import contextlib
+import gc
 import logging
 import os
 import select
@@ -17,8 +18,9 @@ from contextlib import aclosing, asynccontextmanager
 from functools import partial
 from typing import Any, Final
 
+from vlserve import logs
 from vlserve.engines.base import Begun, Engine
-from vlserve.engines.catalog import make_engine
+from vlserve.engines.catalog import import_engine, make_engine
 from vlserve.engines.wire import (
     Beat,
     Cancel,
@@ -177,7 +179,9 @@ async def work(connection: socket.socket) -> int:
 def main() -> None:
     """Work until the front ends it."""
     connection = connect_to_front()
+    logs.to_stderr()
     threading.Thread(target=_end_with_the_front, args=(connection,), daemon=True).start()
+    _import(sys.argv[2])
     try:
         status = asyncio.run(work(connection))
     except EOFError:
@@ -185,6 +189,17 @@ def main() -> None:
     sys.stderr.flush()
     # Not by the way of sys.exit, which waits for threads that nobody needs any more.
     os._exit(status)
+
+
+def _import(kind: str) -> None:
+    """Import what an engine takes while the front is still busy with itself.
+
+    No garbage is looked for meanwhile, nor ever in what was imported: a fifth of the time.
+    """
+    gc.disable()
+    import_engine(kind)
+    gc.freeze()
+    gc.enable()
 
 
 def _end_with_the_front(connection: socket.socket) -> None:

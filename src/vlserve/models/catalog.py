@@ -1,69 +1,56 @@
-"""Which adapter serves which model, and how a folder is loaded."""
+"""How the model in a folder is loaded: its tensors and its texts, and never its code."""
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
-from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import torch
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForImageTextToText
-from transformers.utils.logging import disable_progress_bar
+from transformers.utils.logging import disable_progress_bar, set_verbosity_error
 
 from vlserve.models.base import ModelAdapter
 from vlserve.models.dtypes import chosen_dtype, stored_dtype
 from vlserve.models.errors import ModelError
+from vlserve.models.families import ADAPTERS
+from vlserve.models.folder import contents, model_folder, names_code
 from vlserve.models.processors import load_processor
 from vlserve.models.rope import fix_dynamic_rope
 
-EMBEDDED = "embedded"
-GENERIC = ("vlserve.models.base", "ModelAdapter")
-ADAPTERS = {
-    "gemma3": ("vlserve.models.gemma", "Gemma3"),
-    "idefics2": ("vlserve.models.idefics", "Idefics2"),
-    "idefics3": GENERIC,
-    "internvl": GENERIC,
-    "llava": GENERIC,
-    "llava_next": GENERIC,
-    "qwen2_5_vl": ("vlserve.models.qwen", "QwenVL"),
-    "qwen3_vl": ("vlserve.models.qwen", "QwenVL"),
-    "smolvlm": GENERIC,
-}
-
-
-def model_folder(path: str) -> Path:
-    """The folder that `path` names; 'embedded' is the one inside the package.
-
-    Raises ModelError when there is no model there.
-    """
-    folder = Path(__file__).parent / EMBEDDED if path == EMBEDDED else Path(path)
-    if not (folder / "config.json").is_file():
-        raise ModelError(f"no model at {path!r}: a folder with a config.json is needed")
-    return folder
+_SHOWN: Final = 3
+_log = logging.getLogger(__name__)
 
 
 def load(path: str, *, device: torch.device, dtype: torch.dtype) -> ModelAdapter:
     """The model in a local folder, ready to answer: safetensors only, and no code from the folder.
 
-    Raises ModelError when the folder holds no model or one of a type that is not supported.
+    Raises ModelError when the folder holds no model, one of a type that is not supported, or one
+    whose files do not belong together.
     """
-    folder = model_folder(path)
+    found = contents(path)
     disable_progress_bar()  # type: ignore[no-untyped-call]
-    with _unloadable(path):
-        config = AutoConfig.from_pretrained(folder, local_files_only=True)
-    if config.model_type not in ADAPTERS:
-        supported = ", ".join(sorted(ADAPTERS))
-        raise ModelError(
-            f"model type {config.model_type!r} is not supported; supported: {supported}"
-        )
-    module, name = ADAPTERS[config.model_type]
+    # What it advises is for who writes programs with it; what is wrong is raised.
+    set_verbosity_error()  # type: ignore[no-untyped-call]
+    module, name = ADAPTERS[found.model_type]
     adapter: type[ModelAdapter] = getattr(import_module(module), name)
-    with _unloadable(path):
-        processor = load_processor(folder, config)
-        model: Any = AutoModelForImageTextToText.from_pretrained(
-            folder, local_files_only=True, use_safetensors=True, config=config, dtype=dtype
+    with _unloadable(path, has_code=names_code(found.folder)):
+        config = AutoConfig.from_pretrained(
+            found.folder, local_files_only=True, trust_remote_code=False
         )
+        processor = load_processor(found.folder, config)
+        loaded: Any = AutoModelForImageTextToText.from_pretrained(
+            found.folder,
+            local_files_only=True,
+            trust_remote_code=False,
+            use_safetensors=True,
+            config=config,
+            dtype=dtype,
+            output_loading_info=True,
+        )
+        model, report = loaded
+        _check_whole(path, report)
         fix_dynamic_rope(model.get_decoder())
         return adapter(model.to(device).eval(), processor)
 
@@ -74,8 +61,8 @@ def model_dtype(path: str, asked: str, device: torch.device) -> torch.dtype:
     Raises ModelError when the folder holds no model.
     """
     folder = model_folder(path)
-    with _unloadable(path):
-        config = AutoConfig.from_pretrained(folder, local_files_only=True)
+    with _unloadable(path, has_code=names_code(folder)):
+        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         stored = stored_dtype(folder, config)
     # What is only emulated is slow.
     has_bfloat16 = device.type != "cuda" or torch.cuda.is_bf16_supported(including_emulation=False)
@@ -84,10 +71,39 @@ def model_dtype(path: str, asked: str, device: torch.device) -> torch.dtype:
     return dtype
 
 
+def _check_whole(path: str, report: dict[str, Any]) -> None:
+    """Raises ModelError where tensors are missing, which Transformers makes up at random."""
+    names = sorted(report["missing_keys"])
+    if names:
+        more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+        raise ModelError(
+            f"model.path {path!r}: the weights lack {', '.join(names[:_SHOWN])}{more}, which "
+            "config.json asks for: weights and config.json are of different models"
+        )
+
+
 @contextmanager
-def _unloadable(path: str) -> Iterator[None]:
-    """What Transformers, torch and safetensors raise about the files of a folder, as ModelError."""
+def _unloadable(path: str, *, has_code: bool) -> Iterator[None]:
+    """What Transformers, torch and safetensors raise about the files of a folder, as ModelError.
+
+    Their own words are logged, but where they advise to run code of the folder.
+    """
     try:
         yield
+    except torch.OutOfMemoryError as error:
+        raise ModelError(
+            f"model.path {path!r} is too large for the GPU's memory: take a smaller model, "
+            "`vlserve models` says which fit here"
+        ) from error
     except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
-        raise ModelError(f"the model at {path!r} does not load: {error}") from error
+        if has_code:
+            raise ModelError(
+                f"model.path {path!r} does not load without Python code of the folder, and no code "
+                "of a folder is ever run: take a model that Transformers knows itself, `vlserve "
+                "models` lists some"
+            ) from None
+        _log.error("%s: %s", type(error).__name__, error)
+        raise ModelError(
+            f"model.path {path!r} does not load, its files do not belong together or are damaged: "
+            "download all of them again. The log says where it ended"
+        ) from error

@@ -8,20 +8,38 @@ every model to be served.
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoProcessor, ProcessorMixin
-from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
+from transformers import ProcessorMixin
+from transformers.models.auto.processing_auto import (
+    PROCESSOR_MAPPING,
+    processor_class_from_name,
+)
+
+from vlserve.models.weights import read_json
 
 
 def load_processor(folder: Path, config: Any) -> Any:
-    """The processor of the model in `folder`, the same with torchvision installed as without.
+    """The processor of the model in `folder`, the same with torchvision installed as without, of
+    the class that its files name or else its family's.
 
     Raises OSError, ValueError or KeyError where Transformers does.
     """
-    processor_class: Any = PROCESSOR_MAPPING[type(config)]
-    loaded_by: Any = AutoProcessor
+    # Not by AutoProcessor: for a class that it does not know it asks its user on the terminal
+    # whether to run the folder's code, whatever it was told of trust.
+    processor_class: Any = _named(folder) or PROCESSOR_MAPPING[type(config)]
     if "video_processor" in processor_class.get_attributes():
-        loaded_by = for_pictures(processor_class)
-    return loaded_by.from_pretrained(folder, local_files_only=True, backend="pil")
+        processor_class = for_pictures(processor_class)
+    return processor_class.from_pretrained(
+        folder, local_files_only=True, trust_remote_code=False, backend="pil"
+    )
+
+
+def _named(folder: Path) -> Any:
+    """Transformers' own class of the name that the first file to say one says."""
+    for name in ("processor_config.json", "preprocessor_config.json", "tokenizer_config.json"):
+        file = folder / name
+        if file.is_file() and (named := read_json(file).get("processor_class")):
+            return processor_class_from_name(named)
+    return None
 
 
 def for_pictures(processor_class: Any) -> Any:

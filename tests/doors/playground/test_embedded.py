@@ -22,6 +22,9 @@ async def test_drop_ask_watch_ask_again_copy_the_curl_and_run_it(
     async with app.running(settings) as house:
         visit = Visit(page, f"http://{house.http_address}")
         await visit.open()
+        note = page.locator("#demonstration")
+        assert "is a demonstration model" in await note.inner_text()
+        assert await note.is_visible()
         await visit.drop(EXAMPLE)
         await visit.pictures(1)
         await visit.watch()

@@ -29,6 +29,7 @@ async def test_a_dropped_picture_is_answered_token_by_token(page: Page, red: Pat
     async with served(slow()) as house:
         visit = Visit(page, house.url)
         await visit.open()
+        assert not await page.locator("#demonstration").is_visible()  # of another model
         await visit.drop(red)
         await visit.pictures(1)
         await visit.watch()

@@ -71,6 +71,8 @@ async def test_the_facts_are_the_settings() -> None:
     assert status == 200
     facts = json.loads(body)
     assert facts.pop("grpc_port") > 0
+    assert facts.pop("demonstration_model") == "embedded"
+    assert "Serve your own: vlserve serve --model.path FOLDER" in facts.pop("demonstration")
     assert facts == {
         "question": example.QUESTION,
         "max_images": 3,

@@ -14,7 +14,8 @@ from tests.asked import request
 from tests.engines.collect import answer, recorded_logits, running
 from tests.oracle import Oracle
 from tests.tiny_model import write_tiny_model
-from vlserve.models.catalog import EMBEDDED, model_folder
+from vlserve.models.families import EMBEDDED
+from vlserve.models.folder import model_folder
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "plain": {},

@@ -20,7 +20,8 @@ from tests.tiny_model import END, SPECIAL, write_tiny_model
 from vlserve.engines.base import Engine
 from vlserve.engines.native.text.matcher import GuideError, Matcher
 from vlserve.errors import Code, ServeError
-from vlserve.models.catalog import EMBEDDED, model_folder
+from vlserve.models.families import EMBEDDED
+from vlserve.models.folder import model_folder
 from vlserve.types import FinishReason, Guide, GuideKind, Request, SamplingParams
 
 NUM_SCHEMAS = 200

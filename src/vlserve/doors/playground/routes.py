@@ -14,6 +14,7 @@ from typing import Final
 from fastapi import APIRouter, Request, Response
 
 from vlserve import example
+from vlserve.models.families import DEMONSTRATION, EMBEDDED
 from vlserve.settings import LimitSettings
 
 POLICY: Final = "; ".join(
@@ -67,6 +68,8 @@ def routes(limits: LimitSettings, grpc_address: Callable[[], str]) -> APIRouter:
             "max_message_mib": limits.max_message_mib,
             "default_max_tokens": limits.default_max_tokens,
             "grpc_port": int(grpc_address().rpartition(":")[2]),
+            "demonstration_model": EMBEDDED,
+            "demonstration": DEMONSTRATION,
         }
 
     return router

@@ -133,12 +133,20 @@ async function listModels() {
     select.replaceChildren(...data.map(({ id }) => make("option", {}, id)));
     if (data.some(({ id }) => id === chosen)) select.value = chosen;
     select.disabled = false;
+    showWhatItKnows();
     say("");
     showCode();
   } catch (error) {
     say(error.message);
     if (error.status === 503) setTimeout(listModels, RETRY_MS); // it starts
   }
+}
+
+/** What the model inside the package knows, where that is the one that answers. */
+function showWhatItKnows() {
+  const note = byId("demonstration");
+  note.textContent = facts.demonstration;
+  note.hidden = byId("model").value !== facts.demonstration_model;
 }
 
 async function addExample() {
