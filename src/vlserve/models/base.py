@@ -93,6 +93,8 @@ class ModelAdapter:
         rendered, texts = self.chat.render(messages)
         pictures = [part for message in messages for part in message.pictures()]
         images = tuple(seen(picture) or self.prompt_image(picture) for picture in pictures)
+        for image in images:
+            image.num_tokens = image.num_tokens or self._num_features(image)
         pieces = self.chat.pieces(self._expanded(rendered, images), texts)
         token_ids = self.chat.framed(pieces, self.token_ids(pieces))
         places = np.flatnonzero(np.array(token_ids) == self.image_id)
@@ -113,7 +115,7 @@ class ModelAdapter:
         prompt = self.prepare(messages)
         pictures = [part for message in messages for part in message.pictures()]
         images = (
-            ImageCount(picture.width, picture.height, self._num_features(image), _num_tiles(image))
+            ImageCount(picture.width, picture.height, image.num_tokens, _num_tiles(image))
             for picture, image in zip(pictures, prompt.images, strict=True)
         )
         return TokenCount(len(prompt.token_ids), prompt.num_image_tokens, tuple(images))

@@ -28,13 +28,14 @@ class PromptImage:
 
     `key` says which picture it is. `text` stands for it in the rendered conversation. `inputs`
     are keyword arguments of the model's `get_image_features`; the pixels among them are let go
-    once they were seen.
+    once they were seen. `num_tokens` of the prompt are those that the features replace.
     """
 
     key: str
     text: str = field(repr=False)
     inputs: Arrays = field(repr=False)
     features: Features | None = None
+    num_tokens: int = 0
 
 
 def _no_places() -> npt.NDArray[np.int64]:

@@ -3,15 +3,17 @@
 import asyncio
 import logging
 import threading
+import traceback
 from collections.abc import AsyncGenerator, Collection, Iterable
 from dataclasses import replace
 
 import torch
 
 from vlserve.engines.base import Begun, EngineInfo, Load
-from vlserve.engines.native.inbox import Disconnect, Inbox, unavailable
+from vlserve.engines.native.inbox import Disconnect, Fault, Inbox, unavailable
 from vlserve.engines.native.intake import Intake
 from vlserve.engines.native.loading import load
+from vlserve.engines.native.runners.faults import is_device_lost, is_out_of_memory
 from vlserve.engines.native.scheduling.scheduler import Plan
 from vlserve.engines.native.scheduling.sequence import Sequence
 from vlserve.errors import Code, ServeError
@@ -19,6 +21,9 @@ from vlserve.settings import MIB, EngineSettings, ModelSettings
 from vlserve.types import Chunk, Request, TokenCount
 
 _log = logging.getLogger(__name__)
+
+FAILED = "the request failed"
+OUT_OF_MEMORY = "the device has no memory left for this request: try it later, or make it shorter"
 
 Outcome = tuple[Sequence, Chunk | Begun | ServeError]
 
@@ -42,6 +47,7 @@ class NativeEngine:
         self._runner = loaded.runner
         self._scheduler = loaded.scheduler
         self._sampler = loaded.sampler
+        self._device = torch.device(loaded.info.device)
         self._info = loaded.info
         self._publish_load()
         self._intake = Intake(loaded, self._inbox, self._settings.image_cache_mib * MIB)
@@ -71,20 +77,20 @@ class NativeEngine:
         preparing = self.intake.sequence(request)
         # The pictures are let go once they are in the prompt.
         del request
-        sequence = await preparing
-        self._inbox.put(sequence)
-        is_done = False
-        try:
-            while not is_done:
-                item = await sequence.outbox.get()
-                if isinstance(item, ServeError):
-                    is_done = True
-                    raise item
-                is_done = isinstance(item, Chunk) and item.finish_reason is not None
-                yield item
-        finally:
-            if not is_done:
-                self._inbox.disconnect(sequence)
+        async with preparing as sequence:
+            self._inbox.put(sequence)
+            is_done = False
+            try:
+                while not is_done:
+                    item = await sequence.outbox.get()
+                    if isinstance(item, ServeError):
+                        is_done = True
+                        raise item
+                    is_done = isinstance(item, Chunk) and item.finish_reason is not None
+                    yield item
+            finally:
+                if not is_done:
+                    self._inbox.disconnect(sequence)
 
     async def count(self, request: Request) -> TokenCount:
         """What the prompt takes, made as any other; the vision tower sees none of its pictures."""
@@ -106,16 +112,36 @@ class NativeEngine:
     def step(self) -> None:
         """Plan, run, pick, commit: a token for each that decodes, and parts of prompts."""
         plan = self._scheduler.plan()
-        if not plan.participants:
-            return
         self._deliver(_begin(plan))
-        try:
-            tokens = self._sampler.pick(self._runner.run(plan), plan.sequences)
-        except Exception:
-            _log.exception("a step failed, and with it the requests that it ran")
-            self._fail(plan.participants)
+        plans = [plan] if plan.participants else []
+        while plans:
+            plan = plans.pop()
+            try:
+                tokens = self._sampler.pick(self._runner.run(plan), plan.sequences)
+            except Exception as error:
+                plans += self._split(plan, error)
+            else:
+                self._commit(plan, tokens)
+
+    def _split(self, plan: Plan, error: Exception) -> tuple[Plan, ...]:
+        """What to run in place of a plan that failed. Raises the error where the device is lost.
+
+        Out of memory, the plan runs in smaller pieces. A piece that cannot be made smaller fails
+        its request alone; any other error fails all requests of the plan.
+        """
+        if is_device_lost(error, self._device):
+            raise error
+        is_short = is_out_of_memory(error)
+        pieces = plan.split() if is_short else ()
+        if pieces:
+            _log.warning("out of memory in a step: it runs in smaller pieces")
         else:
-            self._commit(plan, tokens)
+            _log.error("a step failed, and with it the requests that it ran", exc_info=error)
+            self._fail(plan.participants, OUT_OF_MEMORY if is_short else FAILED)
+        traceback.clear_frames(error.__traceback__)  # they hold what the step had computed
+        if is_short:
+            torch.cuda.empty_cache()
+        return pieces
 
     def _commit(self, plan: Plan, tokens: list[int | Exception]) -> None:
         sampled: list[tuple[Sequence, int]] = []
@@ -133,6 +159,8 @@ class NativeEngine:
         """Queue new requests and drop those whose caller has disconnected; waits for a message
         when there is nothing to do. False when the engine is to end."""
         for message in self._inbox.take(wait=not self._scheduler.has_work):
+            if isinstance(message, Fault):
+                raise message.error
             if isinstance(message, Disconnect):
                 self._scheduler.remove(message.sequence)
             else:
@@ -140,14 +168,14 @@ class NativeEngine:
         self._publish_load()
         return not self._inbox.is_closed
 
-    def _fail(self, sequences: Iterable[Sequence]) -> None:
+    def _fail(self, sequences: Iterable[Sequence], message: str = FAILED) -> None:
         failed = list(sequences)
         try:
             for sequence in failed:
                 self._scheduler.remove(sequence)
         finally:
             # To release memory may fail as the step did: they are told all the same.
-            self._deliver([(s, ServeError(Code.INTERNAL, "the request failed")) for s in failed])
+            self._deliver([(s, ServeError(Code.INTERNAL, message)) for s in failed])
 
     def _deliver(self, outcomes: Collection[Outcome]) -> None:
         self._publish_load()
@@ -172,6 +200,9 @@ class NativeEngine:
                 while self._receive():
                     self._num_steps += 1
                     self.step()
+        except Exception:
+            # In a process of its own the engine ends with it, and its supervisor starts a new one.
+            _log.critical("the step thread has died, and the engine with it", exc_info=True)
         finally:
             self._end()
 

@@ -1,4 +1,4 @@
-"""Messages to the step thread: new requests, and callers who disconnect."""
+"""Messages to the step thread: new requests, callers who disconnect, a lost device."""
 
 import queue
 import threading
@@ -17,7 +17,14 @@ class Disconnect:
     sequence: Sequence
 
 
-Message = Sequence | Disconnect
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """The device is lost, as the vision tower found."""
+
+    error: Exception
+
+
+Message = Sequence | Disconnect | Fault
 
 
 class Inbox:
@@ -41,6 +48,10 @@ class Inbox:
     def disconnect(self, sequence: Sequence) -> None:
         """Drop a sequence before the next step."""
         self._messages.put(Disconnect(sequence))
+
+    def fail(self, error: Exception) -> None:
+        """End the step thread with an error."""
+        self._messages.put(Fault(error))
 
     def take(self, *, wait: bool) -> Iterator[Message]:
         """All messages there are, after one at least where the caller is to `wait`; none once the

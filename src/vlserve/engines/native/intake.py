@@ -2,20 +2,22 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import replace
 from typing import TypeVar
 
 from vlserve.engines.native.inbox import Inbox, unavailable
 from vlserve.engines.native.loading import Loaded
+from vlserve.engines.native.runners.faults import is_device_lost
 from vlserve.engines.native.scheduling.pages import page_digests
 from vlserve.engines.native.scheduling.sequence import Sequence
 from vlserve.engines.native.text.detokenizer import Detokenizer
 from vlserve.engines.native.text.guides import Guides
 from vlserve.engines.native.text.matcher import Matcher
 from vlserve.engines.native.vision.encoder import Encoder
+from vlserve.engines.native.vision.feature_budget import FeatureBudget
 from vlserve.engines.native.vision.image_cache import ImageCache
 from vlserve.errors import Code, ServeError, invalid, too_long
 from vlserve.models.prompt import Prompt, PromptImage
@@ -41,6 +43,8 @@ class Intake:
         self._executor = ThreadPoolExecutor(NUM_PREPARERS, "vlserve-prepare")
         self.guides = Guides(loaded.vocabulary, self._executor)
         self.num_preparing = 0
+        # As many tokens as the KV cache holds: whatever runs there has its features as well.
+        self.features = FeatureBudget(loaded.runner.cache_tokens)
         self.adapter = loaded.adapter
         self.images = ImageCache(image_cache_bytes)
         self.encoder = Encoder(loaded.adapter, self.images, loaded.runner.tower_threads)
@@ -56,22 +60,30 @@ class Intake:
         await asyncio.to_thread(self.encoder.close)
         await self.guides.close()
 
-    async def sequence(self, request: Request) -> Sequence:
-        """A sequence that can run as soon as the scheduler admits it. Raises ServeError as
-        `Engine.generate` before its first Chunk."""
+    @asynccontextmanager
+    async def sequence(self, request: Request) -> AsyncIterator[Sequence]:
+        """A sequence that can run as soon as the scheduler admits it. Its features count as held
+        for as long as the context lasts. Raises ServeError as `Engine.generate` before its first
+        Chunk."""
         watch = Stopwatch()
         watch.enter(Stage.PREPROCESS)
         # Before the pictures are looked at: a guide that is refused costs nothing more.
         matcher = await self._matcher(request)
         prompt = await self._prompt(request)
+        # And before the vision tower, which takes longest: a prompt that cannot fit.
+        self._refuse_long_prompt(prompt)
         # The pictures are in the prompt now.
         request = replace(request, messages=())
         watch.enter(Stage.ENCODE)
-        await self._see(request, prompt)
-        watch.enter(Stage.PREPROCESS)
-        sequence = self._sequence(request, prompt, matcher, watch)
-        watch.enter(Stage.QUEUE)
-        return sequence
+        sizes = {image.key: image.num_tokens for image in prompt.images}
+        async with AsyncExitStack() as held:
+            with self._preparing(request, "its pictures"):
+                await held.enter_async_context(self.features.hold(request.tenant, sizes))
+            await self._see(request, prompt)
+            watch.enter(Stage.PREPROCESS)
+            sequence = self._sequence(request, prompt, matcher, watch)
+            watch.enter(Stage.QUEUE)
+            yield sequence
 
     async def count(self, request: Request) -> TokenCount:
         """What the prompt takes, made as any other; the vision tower sees none of its pictures."""
@@ -114,6 +126,11 @@ class Intake:
                 if self._inbox.is_closed:
                     raise unavailable() from None
                 raise
+            except Exception as error:
+                if not is_device_lost(error, self.adapter.model.device):
+                    raise
+                self._inbox.fail(error)
+                raise unavailable() from error
             num_rows = sum(i.features.num_tokens for i in prompt.images if i.features)
             if num_rows != len(prompt.places):
                 raise RuntimeError(f"{num_rows} features for {len(prompt.places)} tokens")
@@ -140,6 +157,11 @@ class Intake:
         if least > self._info.max_context_tokens:
             raise too_long(self._info.max_context_tokens, least, is_exact=False)
 
+    def _refuse_long_prompt(self, prompt: Prompt) -> None:
+        num_tokens, most = len(prompt.token_ids), self._info.max_context_tokens
+        if num_tokens >= most:
+            raise too_long(most, num_tokens)
+
     def _refuse_unknown_tokens(self, sampling: SamplingParams) -> None:
         vocab_size = self.adapter.text_config.vocab_size
         for name in ("logit_bias", "stop_token_ids"):
@@ -151,8 +173,6 @@ class Intake:
         self, request: Request, prompt: Prompt, matcher: Matcher | None, watch: Stopwatch
     ) -> Sequence:
         num_left = self._info.max_context_tokens - len(prompt.token_ids)
-        if num_left < 1:
-            raise too_long(self._info.max_context_tokens, len(prompt.token_ids))
         return Sequence(
             id=request.id,
             prompt=prompt,

@@ -19,7 +19,7 @@ from vlserve.models.base import ModelAdapter
 from vlserve.models.catalog import load as load_model
 from vlserve.models.catalog import model_dtype
 from vlserve.models.errors import ModelError
-from vlserve.settings import EngineSettings, ModelSettings
+from vlserve.settings import MIB, EngineSettings, ModelSettings
 
 _log = logging.getLogger(__name__)
 
@@ -81,7 +81,7 @@ def runner_kind(device: torch.device) -> type[SlotRunner] | type[PagedRunner]:
 
 def _runner(adapter: ModelAdapter, settings: EngineSettings) -> Runner:
     """The device's runner; for a model that it would answer for wrongly, the model's own forward
-    pass."""
+    pass. Raises ModelError where the cache is too small, or too large for the device."""
     try:
         runner = runner_kind(adapter.model.device)(adapter, settings)
     except ValueError as error:
@@ -93,6 +93,13 @@ def _runner(adapter: ModelAdapter, settings: EngineSettings) -> Runner:
         _log.warning("this model cannot be batched, requests run one at a time: %s", error)
         runner.close()
         return SerialRunner(adapter)
+    except torch.OutOfMemoryError as error:
+        runner.close()
+        raise ModelError(
+            "the device's memory does not hold the model, a KV cache of"
+            f" {runner.cache_bytes // MIB} MiB and a step: lower engine.cache_mib, or serve a"
+            " smaller model"
+        ) from error
     return runner
 
 

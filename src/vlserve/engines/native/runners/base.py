@@ -39,6 +39,10 @@ class Runner(Protocol):
         """The bound of its KV cache in bytes; 0 where the engine owns none."""
 
     @property
+    def cache_tokens(self) -> int:
+        """Tokens that all running sequences have together at most."""
+
+    @property
     def tower_threads(self) -> int:
         """Threads of a CPU for the vision tower. A constant: some of its kernels have other last
         bits with another number."""

@@ -11,6 +11,7 @@ from transformers import AttentionInterface
 
 from vlserve.engines.native.sampling.logits import Logits
 from vlserve.engines.native.scheduling.memory import Memory
+from vlserve.engines.native.scheduling.pages import PAGE
 from vlserve.engines.native.scheduling.scheduler import Plan, Prefill
 from vlserve.models.base import ModelAdapter, Seen
 from vlserve.models.features import image_features
@@ -79,6 +80,11 @@ class BatchedRunner(ABC):
     def cache_bytes(self) -> int:
         """See Runner."""
         return self.cache.num_bytes
+
+    @property
+    def cache_tokens(self) -> int:
+        """See Runner."""
+        return self.cache.num_pages * PAGE
 
     @property
     def max_context_tokens(self) -> int:

@@ -30,7 +30,7 @@ def check_batching(adapter: ModelAdapter, runner: BatchedRunner) -> None:
 
     Tokens are not compared: in half precision two equal ways may differ in the one that wins.
     Raises NotBatchedError where the engine computes something else than the model, ModelError
-    where one of them computes NaN or infinity.
+    where one of them computes NaN or infinity, and torch.OutOfMemoryError as it is.
     """
     if depends_on_longest(adapter.decoder):
         raise NotBatchedError("LongRoPE changes every sequence's positions with the longest one")
@@ -41,6 +41,8 @@ def check_batching(adapter: ModelAdapter, runner: BatchedRunner) -> None:
     prompts = [adapter.prepare(messages) for messages in asked]
     try:
         answers = _answers(adapter, runner, prompts)
+    except torch.OutOfMemoryError:
+        raise
     except (NotImplementedError, RuntimeError, TypeError, ValueError) as error:
         raise NotBatchedError(str(error)) from error
     for messages, (token_ids, logits) in zip(asked, answers, strict=True):

@@ -35,6 +35,11 @@ class SerialRunner:
         most: int = self._adapter.text_config.max_position_embeddings
         return most
 
+    @property
+    def cache_tokens(self) -> int:
+        """See Runner."""
+        return self.max_context_tokens
+
     def prepare(self, messages: Sequence[Message[Image]], seen: Seen) -> Prompt:
         """See Runner. The forward pass sees all pictures itself, known ones too."""
         del seen

@@ -54,6 +54,37 @@ class Plan:
         """All sequences of the step."""
         return self.decodes + tuple(p.sequence for p in self.prefills)
 
+    def split(self) -> "tuple[Plan, ...]":
+        """Plans that take less memory, to run one after the other; empty for a single sequence at
+        its least.
+
+        First with half of the prefill, the rest of which is for later steps; then prefill and
+        decodes apart; then each in halves by sequence.
+        """
+        if (smaller := self._with_half_the_prefill()) != self:
+            return (smaller,)
+        if self.decodes and self.prefills:
+            return Plan(self.decodes, ()), Plan((), self.prefills)
+        if len(self.participants) == 1:
+            return ()
+        half = len(self.participants) // 2  # of the one kind that is left
+        return (
+            Plan(self.decodes[:half], self.prefills[:half]),
+            Plan(self.decodes[half:], self.prefills[half:]),
+        )
+
+    def _with_half_the_prefill(self) -> "Plan":
+        """At least a chunk, since not less than that is ever computed."""
+        num_left = sum(prefill.end - prefill.start for prefill in self.prefills) // 2
+        prefills: list[Prefill] = []
+        for prefill in self.prefills:
+            end = min(prefill.end, chunk_end(prefill.sequence, num_left))
+            prefills.append(Prefill(prefill.sequence, prefill.start, end))
+            num_left -= end - prefill.start
+            if num_left <= 0:
+                break
+        return Plan(self.decodes, tuple(prefills))
+
 
 class Scheduler:
     """Holds waiting and running sequences. `step_tokens` bounds the prompt tokens of a step that
