@@ -328,7 +328,7 @@ async def test_without_memory_for_the_check_a_start_says_what_to_lower(tiny_fold
     error = torch.OutOfMemoryError("CUDA out of memory")
     with (
         mock.patch.object(SlotRunner, "run", side_effect=error),
-        pytest.raises(ModelError, match=r"KV cache of 16 MiB and a step: lower engine\.cache_mib"),
+        pytest.raises(ModelError, match=r"and a step: set engine\.cache_mib lower"),
     ):
         async with running(tiny_folder):
             pass

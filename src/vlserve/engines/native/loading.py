@@ -19,8 +19,12 @@ from vlserve.models.base import ModelAdapter
 from vlserve.models.catalog import load as load_model
 from vlserve.models.catalog import model_dtype
 from vlserve.models.errors import ModelError
-from vlserve.settings import MIB, EngineSettings, ModelSettings
+from vlserve.settings import EngineSettings, ModelSettings
 
+NO_MEMORY = (
+    "the device's memory does not hold the model, its KV cache and a step: set engine.cache_mib"
+    " lower, or serve a smaller model"
+)
 _log = logging.getLogger(__name__)
 
 
@@ -86,6 +90,8 @@ def _runner(adapter: ModelAdapter, settings: EngineSettings) -> Runner:
         runner = runner_kind(adapter.model.device)(adapter, settings)
     except ValueError as error:
         raise ModelError(f"engine.cache_mib is too small: {error}") from error
+    except torch.OutOfMemoryError as error:
+        raise ModelError(NO_MEMORY) from error
     try:
         with torch.inference_mode():
             check_batching(adapter, runner)
@@ -94,12 +100,7 @@ def _runner(adapter: ModelAdapter, settings: EngineSettings) -> Runner:
         runner.close()
         return SerialRunner(adapter)
     except torch.OutOfMemoryError as error:
-        runner.close()
-        raise ModelError(
-            "the device's memory does not hold the model, a KV cache of"
-            f" {runner.cache_bytes // MIB} MiB and a step: lower engine.cache_mib, or serve a"
-            " smaller model"
-        ) from error
+        raise ModelError(NO_MEMORY) from error
     return runner
 
 

@@ -31,7 +31,7 @@ class SlotRunner(BatchedRunner):
     def __init__(self, adapter: ModelAdapter, settings: EngineSettings) -> None:
         self._cache = make_cache(
             adapter.text_config,
-            cache_bytes=cache_bytes(settings.cache_mib, adapter.model.device),
+            cache_bytes=cache_bytes(settings.cache_mib),
             max_running=settings.max_running,
             dtype=adapter.model.dtype,
         )

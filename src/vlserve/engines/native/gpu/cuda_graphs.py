@@ -180,8 +180,8 @@ class DecodeGraphs:
         self._recorder = recorder
         self._page_tokens = page_tokens
         # Read by graphs, in one place for good; and what a step's numbers are put into on the host.
-        self._inputs = _buffers(self.buckets[-1], max_pages, num_positions, device)
-        host = _buffers(self.buckets[-1], max_pages, num_positions, torch.device("cpu"))
+        self._inputs = padding_rows(self.buckets[-1], max_pages, num_positions, device)
+        host = padding_rows(self.buckets[-1], max_pages, num_positions, torch.device("cpu"))
         if recorder.pins_memory:
             host = DecodeInputs(*(tensor.pin_memory() for tensor in host.all))
         self._staging = host
@@ -257,10 +257,10 @@ def bucket_of(num_rows: int, sizes: Sequence[int]) -> int:
     return next(size for size in sizes if size >= num_rows)
 
 
-def _buffers(
+def padding_rows(
     num_rows: int, max_pages: int, num_positions: int, device: torch.device
 ) -> DecodeInputs:
-    """Buffers that hold padding rows only."""
+    """Inputs that hold padding rows only."""
     return DecodeInputs(
         token_ids=torch.zeros(num_rows, dtype=torch.long, device=device),
         positions=torch.zeros(num_positions, num_rows, dtype=torch.long, device=device),

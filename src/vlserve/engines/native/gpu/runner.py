@@ -14,6 +14,7 @@ from vlserve.engines.native.gpu.cuda_graphs import (
     DecodeRow,
     EagerRecorder,
     Recorder,
+    padding_rows,
 )
 from vlserve.engines.native.gpu.kernels import choose_kernels
 from vlserve.engines.native.gpu.page_attention import (
@@ -24,21 +25,31 @@ from vlserve.engines.native.gpu.page_attention import (
     prompt_pages,
 )
 from vlserve.engines.native.gpu.page_cache import PagedCache
+from vlserve.engines.native.gpu.peak import (
+    CudaMeter,
+    Meter,
+    bytes_left,
+    largest_picture,
+    longest_prefill,
+    picture_bytes,
+)
 from vlserve.engines.native.runners.batched import BatchedRunner, joined
 from vlserve.engines.native.runners.cache_shape import CacheShape, cache_bytes
 from vlserve.engines.native.sampling.logits import Logits, best_tokens
 from vlserve.engines.native.scheduling.memory import PagedMemory
 from vlserve.engines.native.scheduling.pages import PAGE, num_pages
-from vlserve.engines.native.scheduling.scheduler import Plan, Prefill
+from vlserve.engines.native.scheduling.scheduler import IDLE_STEP_TOKENS, Plan, Prefill
 from vlserve.engines.native.scheduling.sequence import Sequence
 from vlserve.models.base import ModelAdapter
 from vlserve.models.transfer import to_device
-from vlserve.settings import EngineSettings
+from vlserve.settings import MIB, EngineSettings
 
 _log = logging.getLogger(__name__)
 
 # Tokens of prompts beside others that decode. No GPU has been asked yet what they cost there.
 STEP_TOKENS = 512
+# The most of a step, whoever decodes.
+PEAK_TOKENS = max(STEP_TOKENS, IDLE_STEP_TOKENS)
 
 
 class PagedRunner(BatchedRunner):
@@ -52,9 +63,7 @@ class PagedRunner(BatchedRunner):
         """Takes seconds: the decode step is recorded. Raises ValueError when the cache's bound
         does not hold two pages."""
         device, dtype = torch.device(adapter.model.device), adapter.model.dtype
-        shape = CacheShape.of(adapter.text_config)
-        pages = shape.num_pages(cache_bytes(settings.cache_mib, device), dtype)
-        self._cache = PagedCache(shape, num_pages=pages, dtype=dtype, device=device)
+        self._shape = shape = CacheShape.of(adapter.text_config)
         self._kernels = choose_kernels(
             device,
             dtype,
@@ -66,6 +75,12 @@ class PagedRunner(BatchedRunner):
         self._group = shape.num_heads // shape.num_kv_heads
         # Pages of the longest row of the step.
         self._widest = 1
+        is_measured = settings.cache_mib is None and device.type == "cuda"
+        bound = cache_bytes(settings.cache_mib)
+        pages = (
+            self.measured_pages(CudaMeter(device)) if is_measured else shape.num_pages(bound, dtype)
+        )
+        self._cache = self._new_cache(pages)
         self._graphs = self._recorded()
 
     @property
@@ -97,6 +112,34 @@ class PagedRunner(BatchedRunner):
             self._suppressed,
             torch.cat([part.greedy for part in parts]),
         )
+
+    def measured_pages(self, meter: Meter) -> int:
+        """The pages that the device holds beside the weights, the most work that a step, a step of
+        the vision tower and the sampler do at a time, and features for as many picture tokens.
+
+        Raises ValueError where that is less than two pages.
+        """
+        page_bytes = self._shape.page_bytes(self._dtype)
+        most = bytes_left(*meter.memory(), 0) // page_bytes * PAGE
+        context = min(self._adapter.text_config.max_position_embeddings, max(PAGE, most))
+        self._cache = self._new_cache(2)
+        self._widest = num_pages(context)
+        padding = padding_rows(self.max_running, num_pages(context), 1, self._device)
+        image = largest_picture(self._adapter, context)
+        with torch.inference_mode():
+            prefill = meter.peak(lambda: self.run(longest_prefill(context, PEAK_TOKENS)).rows())
+            decode = meter.peak(lambda: Logits(self._step(padding), self._suppressed).rows())
+            tower, feature_bytes = picture_bytes(self._adapter, image, meter)
+        del self._cache
+        _log.info(
+            "at most a prefill takes %d MiB, a decode %d and the vision tower %d",
+            *(each // MIB for each in (prefill, decode, tower)),
+        )
+        left = bytes_left(*meter.memory(), prefill + decode + tower)
+        return self._shape.num_pages(left, self._dtype, beside=int(feature_bytes * PAGE))
+
+    def _new_cache(self, pages: int) -> PagedCache:
+        return PagedCache(self._shape, num_pages=pages, dtype=self._dtype, device=self._device)
 
     def _recorded(self) -> DecodeGraphs:
         if self._kernels.can_graph:

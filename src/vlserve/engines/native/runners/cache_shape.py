@@ -1,16 +1,13 @@
-"""How large the KV cache of a decoder is, and how much of a GPU it may take."""
+"""How large the KV cache of a decoder is."""
 
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 import torch
 
 from vlserve.engines.native.scheduling.pages import PAGE
 from vlserve.models.kv_cache import kv_cache_bytes
-from vlserve.settings import CPU_CACHE_MIB, HELD_BACK, MIB
-
-# Of a GPU, for what a step, the vision tower and recorded steps need beside weights and cache.
-RESERVE_BYTES: Final = 2 * 1024 * MIB
+from vlserve.settings import CPU_CACHE_MIB, MIB
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,28 +40,16 @@ class CacheShape:
             item_bytes=dtype.itemsize,
         )
 
-    def num_pages(self, cache_bytes: int, dtype: torch.dtype) -> int:
-        """Pages within a bound. Raises ValueError when it does not hold two."""
-        pages = cache_bytes // self.page_bytes(dtype)
+    def num_pages(self, cache_bytes: int, dtype: torch.dtype, beside: int = 0) -> int:
+        """Pages within a bound, with `beside` bytes for each. Raises ValueError when it does not
+        hold two."""
+        pages = cache_bytes // (self.page_bytes(dtype) + beside)
         if pages < 2:
             needed = 2 * self.page_bytes(dtype) / MIB
             raise ValueError(f"two pages of {PAGE} tokens take {needed:.1f} MiB")
         return pages
 
 
-def cache_bytes(cache_mib: int | None, device: torch.device) -> int:
-    """The bound of the KV cache in bytes; None: CPU_CACHE_MIB, or what the GPU has left now that
-    the weights are there."""
-    if cache_mib is not None:
-        return cache_mib * MIB
-    if device.type != "cuda":
-        return CPU_CACHE_MIB * MIB
-    torch.cuda.empty_cache()
-    free, total = torch.cuda.mem_get_info(device)
-    return left_of(free, total)
-
-
-def left_of(free: int, total: int) -> int:
-    """Bytes of a GPU that a KV cache may take: nine tenths of it without what is taken and the
-    reserve, never below 0."""
-    return max(0, free - int(total * HELD_BACK) - RESERVE_BYTES)
+def cache_bytes(cache_mib: int | None) -> int:
+    """The bound of the KV cache in bytes; None: CPU_CACHE_MIB."""
+    return (CPU_CACHE_MIB if cache_mib is None else cache_mib) * MIB
