@@ -343,7 +343,7 @@ async def test_a_prompt_that_cannot_fit_is_refused_before_its_pictures_are_seen(
     async with running(tiny_folder) as engine:
         with (
             mock.patch.object(engine.intake.adapter, "encode", side_effect=AssertionError),
-            pytest.raises(ServeError, match="tokens do not fit the model's context") as refused,
+            pytest.raises(ServeError, match="maximum context length") as refused,
         ):
             await answer(engine, asked)
-    assert refused.value.code is Code.INVALID_ARGUMENT
+    assert refused.value.code is Code.CONTEXT_LENGTH_EXCEEDED
