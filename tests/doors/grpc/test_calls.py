@@ -279,7 +279,8 @@ async def test_bytes_that_are_no_message_are_refused_as_such(name: str) -> None:
             await anext(aiter(call))
     assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
     assert (
-        refused.value.details() == "request: is not a message of this call, or has too many fields"
+        refused.value.details()
+        == "request: is not a message of this call, or has more than 65536 fields"
     )
 
 
@@ -299,7 +300,7 @@ async def test_what_takes_long_to_read_is_not_read(
         ),
         "unknown": pb.VisionRequest.FromString(b"\xa0\x06\x01" * 100_000),
     }
-    text = "request: is not a message of this call, or has too many fields"
+    text = "request: is not a message of this call, or has more than 65536 fields"
     async with live() as house:
         for name, wire in many.items():
             refused = (await refusal(house.client, wire, is_stream=False)).error
@@ -317,7 +318,7 @@ async def test_a_group_hides_nothing() -> None:
         call = channel.unary_unary("/vision.VisionService/Chat", bytes, bytes)(data)
         assert await call.code() is grpc.StatusCode.INVALID_ARGUMENT
         assert await call.details() == (
-            "request: is not a message of this call, or has too many fields"
+            "request: is not a message of this call, or has more than 65536 fields"
         )
 
 

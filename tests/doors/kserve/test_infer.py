@@ -25,7 +25,7 @@ from vlserve.types import Guide, GuideKind
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 Wire = pb.ModelInferRequest
 NUM_SPOILED = 500
-NO_MESSAGE = "request: is not a message of this call, or has too many fields"
+NO_MESSAGE = "request: is not a message of this call, or has more than 65536 fields"
 SEED = 4
 
 

@@ -13,7 +13,7 @@ from google.protobuf.message import DecodeError, Message
 
 from vlserve import request_ids
 from vlserve.doors.grpc.status import rendered
-from vlserve.doors.grpc.wire_cost import is_costly
+from vlserve.doors.grpc.wire_cost import MAX_FIELDS, is_costly
 from vlserve.errors import Code, ServeError, invalid
 from vlserve.service.service import Service
 from vlserve.settings import LimitSettings
@@ -46,7 +46,9 @@ def reader(kind: type[Wire]) -> Callable[[bytes], Wire | None]:
 def understood(wire: Wire | None) -> Wire:
     """What was read. Raises ServeError(INVALID_ARGUMENT) where it was no message."""
     if wire is None:
-        raise invalid("request", "is not a message of this call, or has too many fields")
+        raise invalid(
+            "request", f"is not a message of this call, or has more than {MAX_FIELDS} fields"
+        )
     return wire
 
 

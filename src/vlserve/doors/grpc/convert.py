@@ -246,7 +246,10 @@ def _single_turn(wire: pb.VisionRequest) -> Message[ImageRef]:
 def _message(wire: pb.Message, path: str) -> Message[ImageRef | VideoRef]:
     role = _ROLES.get(wire.role)
     if role is None:
-        raise invalid(f"{path}.role", f"{int(wire.role)} is not a role")
+        raise invalid(
+            f"{path}.role",
+            f"{int(wire.role)} is not a role: 1 is the system, 2 the user, 3 the assistant",
+        )
     if not wire.parts and role is Role.USER:
         raise invalid(f"{path}.parts", "is empty: a turn of the user holds a text or a picture")
     parts = tuple(_part(part, f"{path}.parts[{i}]") for i, part in enumerate(wire.parts))
@@ -279,7 +282,7 @@ def _part(wire: pb.Part, path: str) -> str | ImageRef | VideoRef:
 
 def _detail(wire: pb.Detail, path: str) -> Detail:
     if wire not in _DETAILS:
-        raise invalid(path, f"{int(wire)} is not a detail")
+        raise invalid(path, f"{int(wire)} is not a detail: 0 is the model's own, 1 is low")
     return _DETAILS[wire]
 
 

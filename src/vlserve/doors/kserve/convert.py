@@ -10,7 +10,7 @@ from vlserve.doors.kserve import sampling
 from vlserve.doors.kserve.pb import inference_pb2 as pb
 from vlserve.doors.kserve.sampling import Given
 from vlserve.doors.kserve.tensors import Element, read, requested, shown
-from vlserve.errors import Code, ServeError, invalid
+from vlserve.errors import Code, ServeError, invalid, quoted
 from vlserve.settings import LimitSettings
 from vlserve.types import ChatRequest, ImageRef, Message, Role, VideoRef
 
@@ -83,7 +83,9 @@ def asked(wire: pb.ModelInferRequest, limits: LimitSettings) -> Asked:
 def check_version(version: str) -> None:
     """Raises ServeError(NOT_FOUND) for one that is not served."""
     if version not in ("", VERSION):
-        raise ServeError(Code.NOT_FOUND, f"only {VERSION} is served", field="model_version")
+        raise ServeError(
+            Code.NOT_FOUND, f"is {quoted(version)}: only {VERSION} is served", field="model_version"
+        )
 
 
 def _parameters(wire: pb.ModelInferRequest) -> tuple[float | None, dict[str, Given]]:

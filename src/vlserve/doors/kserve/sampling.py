@@ -45,7 +45,7 @@ def written(text: bytes) -> dict[str, Given]:
     """What a `sampling_parameters` tensor says. Raises ServeError(INVALID_ARGUMENT)."""
     field = "sampling_parameters"
     if len(text) > _MAX_BYTES:
-        raise invalid(field, f"must be at most {_MAX_BYTES} bytes")
+        raise invalid(field, f"must be at most {_MAX_BYTES} bytes, not {len(text)}")
     try:
         values = json.loads(text)
     except (ValueError, RecursionError):

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from typing import Final
 
 from vlserve.doors.kserve.pb import inference_pb2 as pb
-from vlserve.errors import invalid
+from vlserve.errors import invalid, quoted
 
 ANY: Final = -1
+_NO_PARAMETER: Final = "is no parameter of this tensor, which has none: shared memory is not served"
 _LENGTH: Final = struct.Struct("<I")
 _NAME_CHARACTERS: Final = 64
 _CONTENTS: Final = {"BYTES": "bytes_contents", "BOOL": "bool_contents"}
@@ -67,7 +68,10 @@ def read(wire: pb.ModelInferRequest, max_images: int) -> dict[str, list[Element]
     for i, sent in enumerate(wire.inputs):
         tensor = _INPUT_OF.get(sent.name)
         if tensor is None:
-            raise invalid(shown(sent.name) or f"inputs[{i}].name", "is no input of this model")
+            raise invalid(
+                shown(sent.name) or f"inputs[{i}].name",
+                "is no input: ModelMetadata has all",
+            )
         if sent.name in found:
             raise invalid(sent.name, "is there twice")
         count = _count(sent, tensor, max_images)
@@ -90,7 +94,10 @@ def requested(wire: pb.ModelInferRequest) -> set[str]:
     """
     for i, sent in enumerate(wire.outputs):
         if sent.name not in _OUTPUT_OF:
-            raise invalid(shown(sent.name) or f"outputs[{i}].name", "is no output of this model")
+            raise invalid(
+                shown(sent.name) or f"outputs[{i}].name",
+                "is no output: ModelMetadata has all",
+            )
         _refuse_parameters(sent)
     return {sent.name for sent in wire.outputs} or set(_OUTPUT_OF)
 
@@ -113,7 +120,7 @@ def _count(sent: pb.ModelInferRequest.InferInputTensor, tensor: Tensor, max_imag
     name = tensor.name
     _refuse_parameters(sent)
     if sent.datatype != tensor.datatype:
-        raise invalid(name, f"must be of type {tensor.datatype}")
+        raise invalid(name, f"must be of type {tensor.datatype}, not {quoted(sent.datatype)}")
     shape = list(sent.shape)
     if tensor.size != ANY:
         if shape != [tensor.size]:
@@ -130,7 +137,10 @@ def _refuse_parameters(
     sent: pb.ModelInferRequest.InferInputTensor | pb.ModelInferRequest.InferRequestedOutputTensor,
 ) -> None:
     for parameter in sent.parameters:
-        raise invalid(f"{sent.name}.{shown(parameter)}", "is no parameter of this tensor")
+        raise invalid(
+            f"{sent.name}.{shown(parameter)}",
+            _NO_PARAMETER,
+        )
 
 
 def _unpacked(raw: bytes, tensor: Tensor, count: int) -> list[Element]:
