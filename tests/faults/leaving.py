@@ -143,7 +143,9 @@ class Neighbours:
         async for piece in self._client.chat_stream(wire):
             begun.set()
             tokens += [(each.token_id, each.logprob) for each in piece.logprobs]
-        assert len(tokens) == MAX_TOKENS
+        # A special token is no part of the text, and has no log-probability.
+        assert piece.usage.completion_tokens == MAX_TOKENS
+        assert tokens
         return tuple(tokens)
 
 
