@@ -34,7 +34,10 @@ _LIBRARY: Final = re.compile(
 _PATH: Final = re.compile(r"(?<![\w.{}])/(?:[a-z]+/)+|\.py\b")
 _CLASS: Final = re.compile(r"\b[A-Z][a-z]+(?:[A-Z][a-z]+)+(?:Error)?\b")
 # Names that a reader knows from elsewhere.
-_KNOWN: Final = {"RetryInfo", "InternVL", "SmolVLM", "ModelInfer", "ModelStreamInfer"}
+_KNOWN: Final = {
+    *("RetryInfo", "InternVL", "SmolVLM"),
+    *("ModelInfer", "ModelMetadata", "ModelStreamInfer"),
+}
 
 
 @dataclass(frozen=True)
