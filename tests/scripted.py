@@ -77,7 +77,11 @@ class ScriptedEngine:
                 if i == 0:
                     watch.enter(Stage.DECODE)
                 is_timed = i == 0 or chunk.finish_reason is not None
-                yield replace(chunk, timings=watch.timings()) if is_timed else chunk
+                if is_timed:
+                    num = len(answer(request)) + 10
+                    usage = chunk.usage or Usage(num, 10, len(chunk.token_ids))
+                    chunk = replace(chunk, usage=usage, timings=watch.timings())  # noqa: PLW2901
+                yield chunk
         finally:
             self.num_running -= 1
             self._slots.release()

@@ -115,7 +115,9 @@ class LimitSettings(_Room):
         ge=example.PIXELS,
         description="decoded pixels that wait to be seen, of all requests; more wait encoded",
     )
-    max_new_tokens: int = Field(4096, ge=1, description="largest max_tokens of a request")
+    max_new_tokens: int = Field(
+        4096, ge=1, description="longest answer in tokens; what asks for more gets as many"
+    )
     timeout_s: float = Field(120.0, gt=0, description="longest time of a request, s")
     drain_s: float = Field(
         30.0, ge=0, description="longest time that running requests get at shutdown, s"

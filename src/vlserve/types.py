@@ -1,7 +1,7 @@
 """The nouns of a request's trip: ChatRequest -> Request -> (Sequence) -> Chunk."""
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from enum import StrEnum
 from typing import Annotated, Final, Generic, TypeVar
 
@@ -252,6 +252,20 @@ SAMPLING: Final[Mapping[str, Rule]] = rules(SamplingParams)
 
 
 @dataclass(frozen=True, slots=True)
+class GenerationDefaults:
+    """How a model's generation configuration has the next token chosen, as in SamplingParams."""
+
+    temperature: float = 0.0
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+
+
+GREEDY: Final = GenerationDefaults()
+LEFT_TO_MODEL: Final = frozenset(field.name for field in fields(GenerationDefaults))
+
+
+@dataclass(frozen=True, slots=True)
 class MediaBounds:
     """What a caller lets a request hold: `max_images` pictures, the frames of its videos among
     them; `max_image_bytes` bytes of each picture or video as it is encoded; `max_image_pixels`
@@ -283,13 +297,15 @@ MEDIA_BOUNDS: Final[Mapping[str, Rule]] = rules(MediaBounds)
 @dataclass(frozen=True, slots=True)
 class ChatRequest:
     """What a door hands over. `model` is "" where the caller named none. Requests of the same
-    `tenant` share caches and take turns with those of others."""
+    `tenant` share caches and take turns with those of others. `left_to_model` names the sampling
+    parameters, out of LEFT_TO_MODEL, that are as the model's generation configuration says."""
 
     messages: tuple[Message[ImageRef | VideoRef], ...]
     sampling: SamplingParams = SamplingParams()
     model: str = ""
     tenant: str = ""
     media_bounds: MediaBounds = MediaBounds()
+    left_to_model: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -380,13 +396,13 @@ class TokenLogprob:
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """A piece of an answer. The last one, and only it, has `finish_reason` and `usage`.
+    """A piece of an answer. The last one, and only it, has `finish_reason`.
 
     `text` may be empty while a character or a possible stop string is still incomplete. `logprobs`
     are the tokens whose text has come with this piece as a whole, where the request asks for them:
     of all pieces together their bytes make exactly the text. A token that is not in the text, of an
     end or a stop string, is none of them. `index` says which of a request's answers this is a piece
-    of; each answer has its own last piece, and the usage there is of that answer alone. `timings`
+    of; each answer has its own last piece. `usage`, of that answer alone and so far, and `timings`
     are with its first token and with its last piece.
     """
 

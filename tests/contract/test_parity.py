@@ -148,7 +148,7 @@ CASES = [
     *(
         sampling(name, value)
         for name, values in {
-            "max_tokens": (1, 4096),
+            "max_tokens": (1, 4096, 4097, 2**31),
             "temperature": (0.0, 0.5, 2.0),
             "top_p": (0.5, 1.0),
             "top_k": (0, 5, 2**32 - 1),
@@ -168,7 +168,7 @@ CASES = [
     *(
         sampling(name, value, is_refused=True)
         for name, values in {
-            "max_tokens": (0, 4097, 2**31),
+            "max_tokens": (0,),
             "temperature": (-0.5, 2.5, float("nan"), float("inf")),
             "top_p": (0.0, -1.0, 1.5, float("nan")),
             "seed": (2**63, 2**64 - 1),
@@ -202,7 +202,6 @@ CASES = [
     guided("regex", pb.Sampling(regex="a+"), structured(regex="a+")),
     guided(
         "regex empty", pb.Sampling(regex=""), structured(regex=""),
-        "sampling.regex", "structured_outputs.regex",
     ),
     guided(
         "regex too long", pb.Sampling(regex=LONG + "x"), structured(regex=LONG + "x"),
@@ -216,7 +215,6 @@ CASES = [
            structured(choice=["a", "b"])),
     guided(
         "choice of none", pb.Sampling(choice=pb.Choice()), structured(choice=[]),
-        "sampling.choice", "structured_outputs.choice",
     ),
     guided(
         "choice empty", pb.Sampling(choice=pb.Choice(texts=[""])), structured(choice=[""]),
@@ -341,7 +339,8 @@ async def held(house: House[ScriptedEngine], case: Case) -> int:
     """How many doors were asked, each of which gave the same answer or the same refusal."""
     outcomes = [await over_grpc(house, case.grpc)]
     given = [asked(house)]
-    outcomes.append(outcome(await house.post(CHAT, case.openai)))
+    # What is left out is as each door's own clients expect it: here both ask for the same length.
+    outcomes.append(outcome(await house.post(CHAT, {"max_tokens": 200} | case.openai)))
     given.append(asked(house))
     if case.rest is not None:
         outcomes.append(outcome(await house.post(REST, case.rest)))

@@ -263,8 +263,8 @@ async def test_pictures_may_be_looked_at_less_closely(folder: Path, tmp_path: Pa
 async def test_what_befalls_all_alike_ends_the_run(folder: Path, tmp_path: Path) -> None:
     async with live(max_new_tokens=50) as house:
         at = house.door.address
-        with pytest.raises(ServeError, match=r"sampling.max_tokens: must be at most 50"):
-            await ran(folder, tmp_path / "out.jsonl", at, max_tokens=51)
+        with pytest.raises(ServeError, match=r"max_tokens: must be at least 1, not -1"):
+            await ran(folder, tmp_path / "out.jsonl", at, max_tokens=-1)
         assert await ran(folder, tmp_path / "out.jsonl", at, max_tokens=50, overwrite=True) == 0
 
 

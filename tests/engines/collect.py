@@ -44,7 +44,10 @@ async def answer(engine: Engine, request: Request) -> Answer:
     last = chunks[-1]
     assert last.finish_reason is not None
     assert last.usage is not None
-    assert all(c.finish_reason is None and c.usage is None for c in chunks[:-1])
+    assert all(c.finish_reason is None for c in chunks[:-1])
+    so_far = [c.usage for c in chunks[:-1] if c.usage is not None]
+    assert all(usage.prompt_tokens == last.usage.prompt_tokens for usage in so_far)
+    assert len(so_far) == (len(chunks) > 1)
     token_ids = [token_id for chunk in chunks for token_id in chunk.token_ids]
     assert last.usage.completion_tokens == len(token_ids)
     text = "".join(chunk.text for chunk in chunks)

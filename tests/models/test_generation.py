@@ -4,7 +4,8 @@ import pytest
 from transformers import GenerationConfig
 
 from vlserve.models.errors import ModelError
-from vlserve.models.generation import GenerationRules
+from vlserve.models.generation import GENERATE_TOP_K, GenerationRules
+from vlserve.types import GREEDY, GenerationDefaults
 
 
 def rules(**settings: object) -> GenerationRules:
@@ -26,6 +27,17 @@ def test_suppressed_tokens_but_never_an_end() -> None:
 def test_a_repetition_penalty_is_the_models_own() -> None:
     assert rules(repetition_penalty=1.2).repetition_penalty == 1.2
     assert rules(repetition_penalty=None).repetition_penalty == 1.0
+
+
+def test_drawing_is_as_generate_has_it() -> None:
+    assert rules().drawing == rules(temperature=0.5, top_k=5).drawing == GREEDY
+    assert rules(do_sample=True).drawing == GenerationDefaults(1.0, 1.0, 50, 0.0)
+    said = rules(do_sample=True, temperature=0.5, top_p=0.9, top_k=0, min_p=0.1).drawing
+    assert said == GenerationDefaults(0.5, 0.9, 0, 0.1)
+    theirs = GenerationConfig._get_default_generation_params()
+    assert theirs["top_k"] == GENERATE_TOP_K
+    with pytest.raises(ModelError, match="temperature: must be between 0 and 2, not 3"):
+        rules(do_sample=True, temperature=3.0)
 
 
 def test_long_bad_words_and_first_tokens() -> None:

@@ -4,7 +4,7 @@ from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from typing import Final, Protocol
 
-from vlserve.types import Chunk, Request, TokenCount
+from vlserve.types import GREEDY, Chunk, GenerationDefaults, Request, TokenCount
 
 # When to try again after an engine that is closed: another process may be up by then.
 RETRY_S: Final = 1.0
@@ -18,7 +18,8 @@ class Begun:
 @dataclass(frozen=True, slots=True)
 class EngineInfo:
     """Fixed facts of a started engine. `weight_bytes` and `cache_bytes` are 0 for an engine that
-    holds no model. `max_context_tokens` bounds prompt and answer together."""
+    holds no model. `max_context_tokens` bounds prompt and answer together. `generation` is how
+    answers are drawn where a request leaves that to the model."""
 
     model: str
     engine: str
@@ -30,6 +31,7 @@ class EngineInfo:
     max_context_tokens: int
     max_running: int
     is_batched: bool
+    generation: GenerationDefaults = GREEDY
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +53,8 @@ class Engine(Protocol):
     `generate` yields at least one Chunk, the last with a finish reason. Before the first Chunk it
     may yield Begun, as the request leaves the queue: after a crash it tells the requests that may
     have caused it from those that only waited. The first Chunk with a token and the last one
-    have `timings`, of the stages that are the engine's. Closing the iterator (or cancelling the
-    task that reads it) drops the request before the engine's next step.
+    have `usage`, and `timings`, of the stages that are the engine's. Closing the iterator (or
+    cancelling the task that reads it) drops the request before the engine's next step.
     Before its first Chunk it raises ServeError: CONTEXT_LENGTH_EXCEEDED naming "messages" for a
     prompt that does not fit, INVALID_ARGUMENT naming "guide" for a guide that cannot be followed.
     It raises ServeError(UNAVAILABLE) when the engine closes or dies underneath, and

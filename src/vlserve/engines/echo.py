@@ -96,11 +96,12 @@ class EchoEngine:
                 text = stop.push(word)
                 token_ids = (zlib.crc32(word.encode()),)
                 finish = _finish_reason(count, len(words), limit, stop)
+                usage = Usage(prompt.prompt_tokens, prompt.image_tokens, completion_tokens=count)
                 if finish is None:
-                    yield Chunk(text, token_ids, timings=watch.timings() if count == 1 else None)
+                    so_far = (usage, watch.timings()) if count == 1 else (None, None)
+                    yield Chunk(text, token_ids, None, so_far[0], timings=so_far[1])
                     continue
                 text += stop.finish()
-                usage = Usage(prompt.prompt_tokens, prompt.image_tokens, completion_tokens=count)
                 yield Chunk(text, token_ids, finish, usage, timings=watch.timings())
                 return
         finally:

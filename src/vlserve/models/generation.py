@@ -1,11 +1,16 @@
 """What a model's generation config asks of whoever picks its tokens."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Self
+from dataclasses import asdict, dataclass
+from typing import Any, Final, Self, TypeVar
 
+from vlserve.errors import ServeError
 from vlserve.models.errors import ModelError
+from vlserve.types import GREEDY, GenerationDefaults, SamplingParams
 
+Number = TypeVar("Number", int, float)
+# What `generate` itself draws from where a config samples and does not say.
+GENERATE_TOP_K: Final = 50
 # Settings that change which token is picked and that are not served, with their harmless values.
 UNSUPPORTED: dict[str, tuple[object, ...]] = {
     "encoder_no_repeat_ngram_size": (None, 0),
@@ -30,8 +35,8 @@ class GenerationRules:
 
     `suppressed` holds at every step, `suppressed_first` at the first token only. A word of
     `bad_words` may not be completed: its last token is out when the others stand before it.
-    `repetition_penalty` holds where a request asks for none.
-    How tokens are drawn (temperature and the like) is the request's matter, not the model's.
+    `repetition_penalty` holds where a request asks for none, `drawing` where one leaves it to the
+    model how tokens are drawn.
     """
 
     stop_token_ids: frozenset[int]
@@ -39,6 +44,7 @@ class GenerationRules:
     suppressed_first: tuple[int, ...] = ()
     bad_words: tuple[tuple[int, ...], ...] = ()
     repetition_penalty: float = 1.0
+    drawing: GenerationDefaults = GREEDY
 
     @classmethod
     def of(cls, config: Any) -> Self:
@@ -59,6 +65,7 @@ class GenerationRules:
             suppressed_first=tuple(sorted(set(config.begin_suppress_tokens or ()))),
             bad_words=tuple(word for word in words if len(word) > 1),
             repetition_penalty=config.repetition_penalty or 1.0,
+            drawing=_drawing(config),
         )
 
     @property
@@ -75,3 +82,27 @@ class GenerationRules:
             if tuple(before) == word[:-1]:
                 ruled_out.append(word[-1])
         return ruled_out
+
+
+def _drawing(config: Any) -> GenerationDefaults:
+    """As `generate` draws with this config: greedily, unless `do_sample` is set.
+
+    Raises ModelError naming a setting that is out of bounds.
+    """
+    if not config.do_sample:
+        return GREEDY
+    drawing = GenerationDefaults(
+        temperature=_or(config.temperature, 1.0),
+        top_p=_or(config.top_p, 1.0),
+        top_k=_or(config.top_k, GENERATE_TOP_K),
+        min_p=_or(config.min_p, 0.0),
+    )
+    try:
+        SamplingParams(**asdict(drawing))
+    except ServeError as error:
+        raise ModelError(f"the model's generation config sets {error}") from None
+    return drawing
+
+
+def _or(value: Number | None, default: Number) -> Number:
+    return default if value is None else value

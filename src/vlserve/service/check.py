@@ -16,7 +16,7 @@ def check(request: ChatRequest, limits: LimitSettings) -> None:
     alone.
 
     Raises ServeError(INVALID_ARGUMENT) naming the field: `messages[i].role`, `messages[i]`,
-    `max_tokens`, one of `media_bounds`, or the `field` of the first picture too many.
+    one of `media_bounds`, or the `field` of the first picture too many.
     """
     bounds = allowed(request.media_bounds, limits)
     messages = request.messages
@@ -36,9 +36,6 @@ def check(request: ChatRequest, limits: LimitSettings) -> None:
         before, num_images = num_images, num_images + _num_images(ref, bounds)
         if num_images > bounds.max_images:
             raise invalid(ref.field, _too_many(ref, before, num_images - before, bounds))
-    if (wanted := request.sampling.max_tokens) > limits.max_new_tokens:
-        most = limits.max_new_tokens
-        raise invalid("max_tokens", f"must be at most {most} (limits.max_new_tokens), not {wanted}")
 
 
 def _check_last(messages: tuple[Message[ImageRef | VideoRef], ...]) -> None:

@@ -13,6 +13,7 @@ from vlserve.media.room import MediaRoom
 from vlserve.service.check import check
 from vlserve.service.fan_out import merge, single_answers, with_images
 from vlserve.service.queue import FIRST_DURATION_S, Queue
+from vlserve.service.settled import settled
 from vlserve.settings import MIB, LimitSettings, MediaSettings
 from vlserve.timings import Stopwatch
 from vlserve.types import (
@@ -136,6 +137,7 @@ class Service:
         """
         deadline = _Deadline(timeout_s, self._limits.timeout_s)
         queue = self._checked(request)
+        request = settled(request, self._engine.info, self._limits)
         with queue.permit(request.sampling.n):
             async with aclosing(self._answer(request)) as answer:
                 while (chunk := await deadline.before(answer)) is not None:

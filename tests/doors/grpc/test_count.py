@@ -80,7 +80,7 @@ async def test_a_count_is_refused_as_the_request_is() -> None:
         pb.VisionRequest(),
         pb.VisionRequest(image=b"no picture"),
         pb.VisionRequest(prompt="p", sampling=pb.Sampling(temperature=3)),
-        pb.VisionRequest(prompt="p", sampling=pb.Sampling(max_tokens=5000)),
+        pb.VisionRequest(prompt="p", sampling=pb.Sampling(max_tokens=0)),
         pb.VisionRequest(prompt="p", model="other"),
     ):
         async with live() as house:

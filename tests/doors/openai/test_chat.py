@@ -38,7 +38,7 @@ async def test_a_picture_and_a_question() -> None:
     assert (usage.prompt_tokens, usage.completion_tokens, usage.total_tokens) == (14, 4, 18)
     details = usage.prompt_tokens_details
     assert (details.image_tokens, details.text_tokens, details.cached_tokens) == (10, 4, 0)
-    assert (sampling.max_tokens, sampling.temperature) == (200, 0)
+    assert (sampling.max_tokens, sampling.temperature) == (4096, 0)
 
 
 @pytest.mark.parametrize(
@@ -140,7 +140,7 @@ async def test_a_stream_is_role_pieces_reason_usage_done() -> None:
     body = {
         "messages": HELLO,
         "stream": True,
-        "stream_options": {"include_usage": True, "continuous_usage_stats": True},
+        "stream_options": {"include_usage": True},
     }
     async with live() as house:
         answer = await house.post(CHAT, body)
@@ -299,12 +299,12 @@ def frames(number: int | None) -> dict[str, Any]:
     return {"media_io_kwargs": {"video": {"num_frames": number}}}
 
 
+NO_CONTENT: list[dict[str, Any]] = [{}, {"content": None}, {"content": ""}, {"content": []}]
 REFUSED: list[tuple[str, dict[str, Any]]] = [
     ("model", {"model": 7}),
     ("messages[0].role", {"messages": [{"role": "tool", "content": "a"}]}),
     ("messages[0].role", {"messages": [{"content": "a"}]}),
-    ("messages[0].content", {"messages": [{"role": "user"}]}),
-    ("messages[0].content", {"messages": [{"role": "user", "content": None}]}),
+    *(("messages[0]", {"messages": [{"role": "user"} | said]}) for said in NO_CONTENT),
     ("messages[0].extra", {"messages": [{"role": "user", "content": "a", "extra": 1}]}),
     ("messages[0].tool_calls", {"messages": [user("a") | {"tool_calls": [{}]}]}),
     ("messages[0]", {"messages": [user("")]}),
@@ -337,7 +337,7 @@ REFUSED: list[tuple[str, dict[str, Any]]] = [
     ("messages[0].content[2].image_url.url", {"messages": [user(*[picture_part()] * 3)]}),
     ("messages[1].role", {"messages": [user("a"), {"role": "assistant", "content": "b"}]}),
     ("max_completion_tokens", {"max_completion_tokens": 0, "max_tokens": 5}),
-    ("max_tokens", {"max_tokens": 99999}),
+    ("max_tokens", {"max_tokens": -1}),
     ("max_tokens", {"max_tokens": "5"}),
     ("max_tokens", {"max_tokens": 5.5}),
     ("n", {"n": True}),
@@ -354,7 +354,6 @@ REFUSED: list[tuple[str, dict[str, Any]]] = [
         "response_format.json_schema.schema",
         {"response_format": {"type": "json_schema", "json_schema": {"name": "a"}}},
     ),
-    ("structured_outputs", {"structured_outputs": {}}),
     ("structured_outputs", {"structured_outputs": {"regex": "a", "choice": ["b"]}}),
     ("structured_outputs.regex", {"structured_outputs": {"regex": "refused"}}),
     ("structured_outputs.grammar", {"structured_outputs": {"grammar": "a"}}),
@@ -367,8 +366,10 @@ REFUSED: list[tuple[str, dict[str, Any]]] = [
     ("tool_choice", {"tool_choice": "required"}),
     ("modalities[1]", {"modalities": ["text", "audio"]}),
     ("reasoning_effort", {"reasoning_effort": "low"}),
-    ("audio", {"audio": {}}),
-    ("prediction", {"prediction": {}}),
+    ("verbosity", {"verbosity": "low"}),
+    ("audio", {"audio": {"voice": "alloy", "format": "wav"}}),
+    ("prediction", {"prediction": {"type": "content", "content": "a"}}),
+    ("functions", {"functions": [{"name": "f"}]}),
     ("web_search_options", {"web_search_options": {}}),
     ("best_of", {"best_of": 2}),
     ("temprature", {"temprature": 1}),
@@ -390,7 +391,7 @@ REFUSED: list[tuple[str, dict[str, Any]]] = [
     ("media_io_kwargs.video.num_frames", frames(2) | {"media_bounds": {"max_video_frames": 2}}),
     ("media_bounds.max_video_frames", frames(None) | {"media_bounds": {"max_video_frames": 9}}),
     ("media_io_kwargs.video.fps", {"media_io_kwargs": {"video": {"fps": 1}}}),
-    ("media_io_kwargs.image", {"media_io_kwargs": {"image": {}}}),
+    ("media_io_kwargs.image", {"media_io_kwargs": {"image": {"width": 1}}}),
     ("mm_processor_kwargs", {"mm_processor_kwargs": {"fps": 1}}),
 ]
 

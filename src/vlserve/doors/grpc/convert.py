@@ -58,13 +58,16 @@ def chat_request(wire: pb.VisionRequest, limits: LimitSettings) -> ChatRequest:
     refuse_unknown(wire)
     sampling = _sampling(wire.sampling, limits)
     bounds = _media_bounds(wire.media_bounds)
+    # Greedy, but for several answers, which would be one.
+    is_drawn = sampling.n > 1 and not wire.sampling.HasField("temperature")
+    left = frozenset({"temperature"} if is_drawn else ())
     if not wire.messages:
-        return ChatRequest((_single_turn(wire),), sampling, wire.model, media_bounds=bounds)
+        return ChatRequest((_single_turn(wire),), sampling, wire.model, "", bounds, left)
     for name in ("image", "image_url", "prompt", "detail"):
         if getattr(wire, name):
             raise invalid(name, "cannot stand beside messages")
     messages = tuple(_message(message, f"messages[{i}]") for i, message in enumerate(wire.messages))
-    return ChatRequest(messages, sampling, wire.model, media_bounds=bounds)
+    return ChatRequest(messages, sampling, wire.model, "", bounds, left)
 
 
 def wire_request(request: ChatRequest) -> pb.VisionRequest:
@@ -124,8 +127,8 @@ def response(chunk: Chunk, model: str) -> pb.VisionResponse:
     )
     if chunk.finish_reason is not None:
         wire.finish_reason = _FINISH_REASONS[chunk.finish_reason]
-    if chunk.usage is not None:
-        wire.usage.CopyFrom(_usage(chunk.usage))
+        if chunk.usage is not None:
+            wire.usage.CopyFrom(_usage(chunk.usage))
     if chunk.timings is not None:
         wire.timings.CopyFrom(_timings(chunk.timings))
     return wire
@@ -303,11 +306,12 @@ def _guide(wire: pb.Sampling) -> Guide | None:
         case "json_object":
             return Guide(GuideKind.JSON_OBJECT) if wire.json_object else None
         case "json_schema":
-            return Guide(GuideKind.JSON_SCHEMA, wire.json_schema)
+            return Guide(GuideKind.JSON_SCHEMA, wire.json_schema) if wire.json_schema else None
         case "regex":
-            return Guide(GuideKind.REGEX, wire.regex)
+            return Guide(GuideKind.REGEX, wire.regex) if wire.regex else None
         case "choice":
-            return Guide(GuideKind.CHOICE, choices=tuple(wire.choice.texts))
+            texts = tuple(wire.choice.texts)
+            return Guide(GuideKind.CHOICE, choices=texts) if texts else None
         case _:
             return None
 

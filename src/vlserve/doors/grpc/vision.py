@@ -20,6 +20,7 @@ from vlserve.doors.grpc.calls import (
 )
 from vlserve.doors.grpc.pb import vision_pb2 as pb
 from vlserve.service.service import Service
+from vlserve.service.settled import settled
 from vlserve.settings import LimitSettings
 from vlserve.types import Chunk
 
@@ -79,7 +80,8 @@ class VisionServicer:
                 request = convert.chat_request(understood(wire), self._limits)
                 model = self._service.info
                 count = await self._service.count(request, context.time_remaining())
-            return convert.token_count(count, request.sampling.max_tokens, model)
+            asked = settled(request, model, self._limits)
+            return convert.token_count(count, asked.sampling.max_tokens, model)
         raise AssertionError("the context above returns or raises")
 
     async def list_models(

@@ -1,5 +1,6 @@
 """What went wrong -> HTTP: the status, one body for all, and the headers that clients act on."""
 
+import itertools
 import logging
 import math
 from collections.abc import Mapping, Sequence
@@ -14,7 +15,9 @@ from starlette.responses import Response
 from starlette.routing import Match, Route
 
 from vlserve import request_ids
+from vlserve.doors.http.body_model import EITHER_OBJECT
 from vlserve.doors.http.status import STATUS
+from vlserve.doors.http.words import sentence
 from vlserve.errors import Code, ServeError, invalid
 
 _LOG: Final = logging.getLogger(__name__)
@@ -103,21 +106,24 @@ def status_response(
 def misfit(errors: Sequence[Any], body: object) -> ServeError:
     """The first of what pydantic found wrong with a body, by the path of the caller's field."""
     first = errors[0]
-    kind, location = first["type"], first["loc"]
+    kind, location = first["type"], _location(first)
     if kind == "json_invalid":
         return no_json()
-    if location and location[0] == "body":
-        location = location[1:]
-    path = _path(location, body, is_missing=kind == "missing")
+    path, value = _found(location, body, is_missing=kind == "missing")
     if kind.startswith("union_tag_"):
-        path, text = f"{path}.type".removeprefix("."), "is not a type that is served here"
-    elif kind == "extra_forbidden":
-        text = "is not served here"
-    elif kind == "missing":
-        text = "is required"
-    else:
-        text = first["msg"].removeprefix("Value error, ").replace("Input should", "must")
-    return invalid(path, text) if path else no_object()
+        path = f"{path}.type".removeprefix(".")
+        value = value.get("type") if isinstance(value, dict) else value
+    elif location and location[-1] == EITHER_OBJECT:  # of a text or something else
+        return invalid(path, sentence(["string_type", kind], first.get("ctx", {}), value))
+    # A union has an error for each of its members, one after the other.
+    same = itertools.takewhile(lambda error: _found(_location(error), body)[0] == path, errors)
+    kinds = [kind, *(error["type"] for error in list(same)[1:])]
+    return invalid(path, sentence(kinds, first.get("ctx", {}), value)) if path else no_object()
+
+
+def _location(error: Mapping[str, Any]) -> Sequence[str | int]:
+    location: Sequence[str | int] = error["loc"]
+    return location[1:] if location and location[0] == "body" else location
 
 
 def no_json(why: str = "") -> ServeError:
@@ -193,9 +199,11 @@ def _rendered(status: HTTPStatus, body: ErrorBody, headers: Mapping[str, str]) -
     )
 
 
-def _path(location: Sequence[str | int], body: object, *, is_missing: bool) -> str:
-    """`messages[0].content` out of pydantic's location, which also holds the names of a union's
-    members: what is not in the body is none of the caller's."""
+def _found(
+    location: Sequence[str | int], body: object, *, is_missing: bool = False
+) -> tuple[str, object]:
+    """`messages[0].content` out of pydantic's location, and what is there. The location also holds
+    the names of a union's members: what is not in the body is none of the caller's."""
     path, here = "", body
     is_tagged = False  # a union's member is named once, before what is in it
     for i, step in enumerate(location):
@@ -212,4 +220,4 @@ def _path(location: Sequence[str | int], body: object, *, is_missing: bool) -> s
         else:
             continue
         is_tagged = False
-    return path.removeprefix(".")
+    return path.removeprefix("."), here

@@ -150,6 +150,26 @@ class EventStream(Response):
             await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
+def event_schema(*kinds: type[BaseModel]) -> dict[str, Any]:
+    """Of events of these kinds, for the OpenAPI document. Whole in itself: the document's own list
+    of schemas has none but those of JSON bodies."""
+    return {"anyOf": [_inlined(kind.model_json_schema(mode="serialization")) for kind in kinds]}
+
+
+def _inlined(schema: dict[str, Any]) -> dict[str, Any]:
+    kinds: dict[str, Any] = schema.pop("$defs", {})
+
+    def whole(value: Any) -> Any:
+        if isinstance(value, dict):
+            name = value.get("$ref", "").rpartition("/")[2]
+            inner = kinds[name] if name else value
+            return {key: whole(each) for key, each in inner.items()}
+        return [whole(each) for each in value] if isinstance(value, list) else value
+
+    inlined: dict[str, Any] = whole(schema)
+    return inlined
+
+
 def event(data: BaseModel | dict[str, Any] | str, name: str = "") -> bytes:
     """One server-sent event."""
     if isinstance(data, BaseModel):

@@ -35,7 +35,7 @@ class Answers:
         self._logprobs[chunk.index] += map(_likely, chunk.logprobs)
         if chunk.finish_reason is not None:
             self._reasons[chunk.index] = chunk.finish_reason.value
-        if chunk.usage is not None:
+        if chunk.finish_reason is not None and chunk.usage is not None:
             self._num_input_tokens = chunk.usage.prompt_tokens
 
     @property

@@ -67,6 +67,7 @@ def asked(wire: pb.ModelInferRequest, limits: LimitSettings) -> Asked:
             sampling.sampling(given, limits),
             wire.model_name,
             media_bounds=sampling.media_bounds(given),
+            left_to_model=sampling.left_to_model(given),
         ),
         is_stream,
         frozenset(

@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from vlserve.doors.fields import fields_named
 from vlserve.doors.kserve.tensors import shown
+from vlserve.doors.unasked import asks_nothing, is_empty
 from vlserve.errors import invalid
 from vlserve.parameters import (
     NOT_UNICODE,
@@ -66,8 +67,10 @@ def sampling(given: Mapping[str, Given], limits: LimitSettings) -> SamplingParam
         if name in MEDIA_BOUNDS:
             continue
         if name not in SAMPLING and name not in _GUIDES:
-            raise invalid(each.path, "is no sampling parameter that is served here")
-        if each.value is None:
+            if asks_nothing(name, each.value):
+                continue
+            raise invalid(each.path, "is no sampling parameter that is served here; leave it out")
+        if is_empty(each.value):
             continue
         if name in _GUIDES:
             guides[name] = each
@@ -75,6 +78,12 @@ def sampling(given: Mapping[str, Given], limits: LimitSettings) -> SamplingParam
             values[name] = _READERS[type(SAMPLING[name])](each)
     with fields_named(names(given)):
         return SamplingParams(**values, guide=_guide(guides))
+
+
+def left_to_model(given: Mapping[str, Given]) -> frozenset[str]:
+    """The temperature of several answers, where none is given: greedily they would be one."""
+    said = {name for name, each in given.items() if not is_empty(each.value)}
+    return frozenset({"temperature"} if "n" in said and "temperature" not in said else ())
 
 
 def media_bounds(given: Mapping[str, Given]) -> MediaBounds:
@@ -85,7 +94,7 @@ def media_bounds(given: Mapping[str, Given]) -> MediaBounds:
     values = {
         name: _whole(given[name])
         for name in MEDIA_BOUNDS
-        if name in given and given[name].value is not None
+        if name in given and not is_empty(given[name].value)
     }
     with fields_named(names(given)):
         return MediaBounds(**values)

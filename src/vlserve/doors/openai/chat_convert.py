@@ -29,6 +29,7 @@ from vlserve.doors.openai.shared_convert import (
     given,
     input_image,
     refuse_many_parts,
+    refuse_tools,
     schema_guide,
     token_logprobs,
     total_of,
@@ -38,6 +39,7 @@ from vlserve.doors.openai.shared_schema import AnyText, JsonObjectFormat
 from vlserve.errors import invalid
 from vlserve.settings import LimitSettings
 from vlserve.types import (
+    LEFT_TO_MODEL,
     ChatRequest,
     Chunk,
     Guide,
@@ -46,6 +48,7 @@ from vlserve.types import (
     MediaBounds,
     Message,
     SamplingParams,
+    Usage,
     VideoRef,
 )
 
@@ -59,13 +62,19 @@ def chat_request(body: ChatCompletionRequest, limits: LimitSettings) -> ChatRequ
     Raises ServeError(INVALID_ARGUMENT) naming a field of ours, for `names`.
     """
     refuse_many_parts(message.content for message in body.messages)
-    if body.stream_options is not None and not body.stream:
-        raise invalid("stream_options", "belongs to a stream")
+    refuse_tools(body.tools, body.tool_choice)
+    refuse_tools(body.functions, body.function_call, "functions")
+    if body.stream_options is not None and body.stream_options.include_usage and not body.stream:
+        raise invalid("stream_options", "include_usage belongs to a stream: set stream to true")
     messages = tuple(
         _message(message, f"messages[{i}].content") for i, message in enumerate(body.messages)
     )
     return ChatRequest(
-        messages, _sampling(body, limits), body.model or "", media_bounds=_media_bounds(body)
+        messages,
+        _sampling(body, limits),
+        body.model or "",
+        media_bounds=_media_bounds(body),
+        left_to_model=LEFT_TO_MODEL - given_parameters(body, PARAMETERS).keys(),
     )
 
 
@@ -104,7 +113,11 @@ def by_index(chunks: Iterable[Chunk]) -> list[tuple[int, list[Chunk]]]:
 
 def usage(chunks: Iterable[Chunk]) -> CompletionUsage:
     """What all answers took together. `chunks` hold the last one of each."""
-    total = total_of(chunks)
+    return completion_usage(total_of(chunks))
+
+
+def completion_usage(total: Usage) -> CompletionUsage:
+    """As OpenAI tells it."""
     return CompletionUsage(
         prompt_tokens=total.prompt_tokens,
         completion_tokens=total.completion_tokens,
@@ -126,7 +139,7 @@ def _message(message: ChatMessage, path: str) -> Message[ImageRef | VideoRef]:
     role = ROLES[message.role]
     if isinstance(message.content, str):
         return Message(role, (message.content,))
-    parts = (_part(part, f"{path}[{i}]") for i, part in enumerate(message.content))
+    parts = (_part(part, f"{path}[{i}]") for i, part in enumerate(message.content or ()))
     return Message(role, tuple(parts))
 
 
@@ -160,9 +173,9 @@ def _num_frames(body: ChatCompletionRequest) -> int | None:
 def _sampling(body: ChatCompletionRequest, limits: LimitSettings) -> SamplingParams:
     said = given_parameters(body, PARAMETERS)
     top_logprobs = said.pop("top_logprobs", None)
-    if top_logprobs is not None and not body.logprobs:
-        raise invalid("top_logprobs", "wants logprobs as well")
-    values = {"max_tokens": limits.default_max_tokens, **said}
+    if top_logprobs and not body.logprobs:
+        raise invalid("top_logprobs", "belongs to log-probabilities: set logprobs to true")
+    values = {"max_tokens": limits.max_new_tokens, **said}
     values["max_tokens"] = values.pop("max_completion_tokens", values["max_tokens"])
     if body.ignore_eos:
         values["min_tokens"] = values["max_tokens"]
@@ -193,12 +206,15 @@ def _structured_guide(wanted: StructuredOutputs) -> Guide | None:
             return Guide(GuideKind.REGEX, wanted.regex or "")
         case "choice":
             return Guide(GuideKind.CHOICE, choices=tuple(wanted.choice or ()))
-        case _:
+        case "json_object":
             return Guide(GuideKind.JSON_OBJECT) if wanted.json_object else None
+    return None
 
 
 def _structured_name(wanted: StructuredOutputs) -> str:
+    """The one guide in it, "" where there is none."""
     names = list(given(**wanted.model_dump(by_alias=True)))
-    if len(names) != 1:
-        raise invalid("structured_outputs", "must hold one of json, regex, choice, json_object")
-    return names[0]
+    if len(names) > 1:
+        message = f"must hold one of json, regex, choice, json_object, not {' and '.join(names)}"
+        raise invalid("structured_outputs", message)
+    return names[0] if names else ""

@@ -1,8 +1,11 @@
 """What a chat completion answers: OpenAI's objects, and the OpenAPI document of them."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
+
+# Never null: clients that build on it fail without one.
+Fingerprint = Annotated[str, Field(description="equal where the same server and model answer")]
 
 
 class TopLogprob(BaseModel):
@@ -70,6 +73,7 @@ class ChatCompletion(BaseModel):
     object: Literal["chat.completion"] = "chat.completion"
     created: int
     model: str
+    system_fingerprint: Fingerprint
     choices: list[Choice]
     usage: CompletionUsage
 
@@ -97,6 +101,7 @@ class ChatCompletionChunk(BaseModel):
     object: Literal["chat.completion.chunk"] = "chat.completion.chunk"
     created: int
     model: str
+    system_fingerprint: Fingerprint
     choices: list[ChunkChoice]
     usage: CompletionUsage | None = None
 
@@ -109,6 +114,7 @@ class Model(BaseModel):
     created: int
     owned_by: Literal["vlserve"] = "vlserve"
     max_model_len: int
+    capabilities: list[Literal["completion", "vision"]]
 
 
 class ModelList(BaseModel):

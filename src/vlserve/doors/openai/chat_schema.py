@@ -8,11 +8,10 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field, Tag
 
-from vlserve.doors.http.body_model import Said, Text
+from vlserve.doors.http.body_model import EITHER_OBJECT, Said, Text
 from vlserve.doors.http.parameters import with_parameters
 from vlserve.doors.http.request_bounds import RequestBounds
 from vlserve.doors.openai.shared_schema import (
-    IGNORED,
     AnyText,
     EitherForm,
     ImageUrl,
@@ -21,6 +20,7 @@ from vlserve.doors.openai.shared_schema import (
     JsonSchema,
     told,
 )
+from vlserve.doors.unasked import IGNORED_OF_PART, IGNORED_OF_REQUEST, IGNORED_OF_TURN
 from vlserve.types import MAX_PARTS, SAMPLING
 
 # By their names here: `logprobs` is a switch, and `max_completion_tokens` wins over `max_tokens`.
@@ -32,18 +32,20 @@ PARAMETERS: Final = {
 
 
 class TextPart(Said):
-    """A text."""
+    """A text, by its name here or as responses call it."""
 
-    type: Literal["text"]
+    ignored = IGNORED_OF_PART
+    type: Literal["text", "input_text", "output_text"]
     text: Text
 
 
 class ImagePart(Said):
     """A picture, as chat completions write it."""
 
+    ignored = IGNORED_OF_PART
     type: Literal["image_url"]
     image_url: Annotated[
-        Annotated[str, Tag("text")] | Annotated[ImageUrl, Tag("object")], EitherForm
+        Annotated[str, Tag("text")] | Annotated[ImageUrl, Tag(EITHER_OBJECT)], EitherForm
     ]
 
 
@@ -56,9 +58,10 @@ class VideoUrl(Said):
 class VideoPart(Said):
     """A video, of which the model is given some frames."""
 
+    ignored = IGNORED_OF_PART
     type: Literal["video_url"]
     video_url: Annotated[
-        Annotated[str, Tag("text")] | Annotated[VideoUrl, Tag("object")], EitherForm
+        Annotated[str, Tag("text")] | Annotated[VideoUrl, Tag(EITHER_OBJECT)], EitherForm
     ]
 
 
@@ -69,18 +72,16 @@ ChatParts = Annotated[list[ChatPart], Field(max_length=MAX_PARTS, fail_fast=True
 class ChatMessage(Said):
     """A turn. What an answer of this server holds may come back as a turn of the assistant."""
 
+    ignored = IGNORED_OF_TURN
     role: Literal["system", "developer", "user", "assistant"] = Field(
         description="developer is another word for system"
     )
-    content: Annotated[
-        Annotated[Text, Tag("text")] | Annotated[ChatParts, Tag("object")], EitherForm
-    ]
-    name: str | None = Field(None, description=IGNORED)
-    refusal: None = None
-    audio: None = None
-    function_call: None = None
-    tool_calls: Annotated[list[Any], Field(max_length=0)] | None = None
-    annotations: Annotated[list[Any], Field(max_length=0)] | None = None
+    content: (
+        Annotated[
+            Annotated[Text, Tag("text")] | Annotated[ChatParts, Tag(EITHER_OBJECT)], EitherForm
+        ]
+        | None
+    ) = None
 
 
 class JsonSchemaFormat(Said):
@@ -110,10 +111,10 @@ class StructuredOutputs(Said):
 class StreamOptions(Said):
     """What a stream holds beside the answer."""
 
+    ignored = frozenset({"include_obfuscation"})
     include_usage: bool | None = Field(None, description="a last piece with the usage")
-    include_obfuscation: bool | None = Field(None, description=IGNORED)
     continuous_usage_stats: bool | None = Field(
-        None, description="ignored: the usage comes once, at the end"
+        None, description="with include_usage: each piece has the usage so far, as vLLM sends it"
     )
 
 
@@ -133,6 +134,7 @@ class MediaIo(Said):
 class ChatCompletionRequest(Said):
     """A question: the turns of a conversation, and how to answer."""
 
+    ignored = IGNORED_OF_REQUEST
     messages: Annotated[list[ChatMessage], Field(max_length=MAX_PARTS, fail_fast=True)]
     model: str | None = Field(None, description="a name out of /v1/models; left out: the one here")
     logprobs: bool | None = told("with each token, how likely the model found it")
@@ -145,14 +147,8 @@ class ChatCompletionRequest(Said):
     media_bounds: RequestBounds | None = told("what the request may hold of pictures and videos")
     media_io_kwargs: MediaIo | None = told("num_frames of videos, as max_video_frames")
 
-    tools: Annotated[list[Any], Field(max_length=0)] | None = told("only an empty list")
-    tool_choice: Literal["none", "auto"] | None = told("without tools, both mean none")
-    parallel_tool_calls: bool | None = told(IGNORED)
+    tools: list[Any] | None = told("none are served: only with tool_choice none")
+    tool_choice: Literal["none", "auto"] | None = told("auto only without tools")
+    functions: list[Any] | None = told("none are served: only with function_call none")
+    function_call: Literal["none", "auto"] | None = told("auto only without functions")
     modalities: Annotated[list[Literal["text"]], Field(fail_fast=True)] | None = told("only text")
-    user: str | None = told(IGNORED)
-    metadata: dict[str, Any] | None = told(IGNORED)
-    store: bool | None = told("ignored: nothing is stored")
-    service_tier: str | None = told(IGNORED)
-    safety_identifier: str | None = told(IGNORED)
-    prompt_cache_key: str | None = told(IGNORED)
-    prompt_cache_retention: str | None = told(IGNORED)

@@ -14,13 +14,21 @@ from vlserve.service.service import Service
 _REFUSALS: Final = refusals(HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.INTERNAL_SERVER_ERROR)
 
 
+_CAPABILITIES: Final = ("completion", "vision")  # as Ollama names them
+
+
 def routes(service: Service) -> APIRouter:
     """The paths of models."""
     router = APIRouter(tags=["openai"])
     opened = int(time.time())
 
     def described(info: EngineInfo) -> Model:
-        return Model(id=info.model, created=opened, max_model_len=info.max_context_tokens)
+        return Model(
+            id=info.model,
+            created=opened,
+            max_model_len=info.max_context_tokens,
+            capabilities=list(_CAPABILITIES),
+        )
 
     @router.get("/v1/models", responses=_REFUSALS)
     async def models() -> ModelList:

@@ -25,6 +25,7 @@ from vlserve.doors.openai.shared_schema import AnyText, InputImagePart, JsonObje
 from vlserve.errors import invalid
 from vlserve.settings import LimitSettings
 from vlserve.types import (
+    LEFT_TO_MODEL,
     ChatRequest,
     Chunk,
     FinishReason,
@@ -57,13 +58,13 @@ def chat_request(body: ResponseRequest, limits: LimitSettings) -> ChatRequest:
         turns = _turns(body.input)
     if body.instructions:
         turns = _instructed(body.instructions, turns)
-    if body.stream_options is not None and not body.stream:
-        raise invalid("stream_options", "belongs to a stream")
+    shared_convert.refuse_tools(body.tools, body.tool_choice)
     return ChatRequest(
         tuple(turns),
         _sampling(body, limits),
         body.model or "",
         media_bounds=media_bounds(body.media_bounds),
+        left_to_model=LEFT_TO_MODEL - given_parameters(body, PARAMETERS).keys(),
     )
 
 
@@ -137,7 +138,7 @@ class Reply:
             created_at=self._created,
             status=status,
             instructions=body.instructions,
-            max_output_tokens=sampling.max_tokens,
+            max_output_tokens=given_parameters(body, PARAMETERS).get("max_output_tokens"),
             metadata=body.metadata or {},
             model=self._model,
             output=output,
@@ -157,7 +158,7 @@ def _turn(item: InputMessage, path: str) -> Message[ImageRef]:
     role = shared_convert.ROLES[item.role]
     if isinstance(item.content, str):
         return Message(role, (item.content,))
-    parts = (_part(part, f"{path}[{i}]") for i, part in enumerate(item.content))
+    parts = (_part(part, f"{path}[{i}]") for i, part in enumerate(item.content or ()))
     return Message(role, tuple(parts))
 
 
@@ -184,7 +185,7 @@ def _sampling(body: ResponseRequest, limits: LimitSettings) -> SamplingParams:
     said = given_parameters(body, PARAMETERS)
     top_logprobs = said.pop("top_logprobs", None)
     values = {
-        "max_tokens": said.pop("max_output_tokens", limits.default_max_tokens),
+        "max_tokens": said.pop("max_output_tokens", limits.max_new_tokens),
         "logprobs": 0 if top_logprobs is None and body.include else top_logprobs,
         **said,
     }

@@ -11,23 +11,25 @@ from starlette.responses import Response
 from vlserve.doors.fields import fields_named
 from vlserve.doors.http.body_route import AskingRoute
 from vlserve.doors.http.errors import CALL_REFUSALS, body_of
-from vlserve.doors.http.streaming import EventStream, TimedAnswer, begun, event, whole
+from vlserve.doors.http.streaming import EventStream, TimedAnswer, begun, event, event_schema, whole
 from vlserve.doors.openai import shared_convert
 from vlserve.doors.openai.responses_convert import Reply, chat_request, names
 from vlserve.doors.openai.responses_schema import (
     OutputText,
+    ResponseEvent,
     ResponseFailure,
     ResponseObject,
     ResponseRequest,
 )
 from vlserve.service.service import Service
+from vlserve.service.settled import settled
 from vlserve.settings import LimitSettings
 from vlserve.types import Chunk
 
 _RESPONSES: Final[dict[int | str, dict[str, Any]]] = {
     200: {
         "description": "The answer, or with `stream` the events of its coming",
-        "content": {"text/event-stream": {"schema": {"type": "string"}}},
+        "content": {"text/event-stream": {"schema": event_schema(ResponseEvent)}},
     },
     **CALL_REFUSALS,
 }
@@ -42,9 +44,8 @@ def routes(service: Service, limits: LimitSettings) -> APIRouter:
         """Answer a text or a conversation of texts and pictures. Nothing is stored."""
         with fields_named(names(body)):
             asked = chat_request(body, limits)
-            model = service.info.model
             answer = TimedAnswer(service.chat(asked))
-            reply = Reply(body, asked, model)
+            reply = Reply(body, settled(asked, service.info, limits), service.info.model)
             if body.stream:
                 await begun(request, answer)
                 return EventStream(answer, _events(answer, reply))

@@ -4,12 +4,11 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, Field, Tag
 
-from vlserve.doors.http.body_model import Said, Text
+from vlserve.doors.http.body_model import EITHER_OBJECT, Said, Text
 from vlserve.doors.http.parameters import with_parameters
 from vlserve.doors.http.request_bounds import RequestBounds
 from vlserve.doors.openai.chat_objects import TokenLogprobs
 from vlserve.doors.openai.shared_schema import (
-    IGNORED,
     AnyText,
     EitherForm,
     InputImagePart,
@@ -17,6 +16,7 @@ from vlserve.doors.openai.shared_schema import (
     JsonSchema,
     told,
 )
+from vlserve.doors.unasked import IGNORED_OF_PART, IGNORED_OF_REQUEST, IGNORED_OF_TURN
 from vlserve.types import MAX_PARTS, SAMPLING
 
 # By their names here: there is one answer to a request.
@@ -25,19 +25,19 @@ PARAMETERS: Final = {_NAMES.get(name, name): SAMPLING[name] for name in SAMPLING
 
 
 class InputText(Said):
-    """A text of the caller."""
+    """A text of the caller, by its name here or as chat completions call it."""
 
-    type: Literal["input_text"]
+    ignored = IGNORED_OF_PART
+    type: Literal["input_text", "text"]
     text: Text
 
 
 class OutputTextInput(Said):
     """A text that was an answer."""
 
+    ignored = IGNORED_OF_PART
     type: Literal["output_text"]
     text: Text
-    annotations: Annotated[list[Any], Field(max_length=0)] | None = None
-    logprobs: list[Any] | None = Field(None, description=IGNORED)
 
 
 InputPart = Annotated[InputText | InputImagePart | OutputTextInput, Field(discriminator="type")]
@@ -47,13 +47,18 @@ InputParts = Annotated[list[InputPart], Field(max_length=MAX_PARTS, fail_fast=Tr
 class InputMessage(Said):
     """A turn. What this server answered may come back as a turn of the assistant."""
 
+    ignored = IGNORED_OF_TURN
     type: Literal["message"] | None = None
     role: Literal["system", "developer", "user", "assistant"]
-    content: Annotated[
-        Annotated[Text, Tag("text")] | Annotated[InputParts, Tag("object")], EitherForm
-    ]
-    id: str | None = Field(None, description=IGNORED)
-    status: str | None = Field(None, description=IGNORED)
+    content: (
+        Annotated[
+            Annotated[Text, Tag("text")] | Annotated[InputParts, Tag(EITHER_OBJECT)], EitherForm
+        ]
+        | None
+    ) = None
+
+
+InputMessages = Annotated[list[InputMessage], Field(max_length=MAX_PARTS, fail_fast=True)]
 
 
 class JsonSchemaText(JsonSchema):
@@ -74,7 +79,7 @@ class TextConfig(Said):
 class ResponseStreamOptions(Said):
     """What a stream holds beside the answer."""
 
-    include_obfuscation: bool | None = Field(None, description=IGNORED)
+    ignored = frozenset({"include_obfuscation"})
 
 
 Included = Annotated[list[Literal["message.output_text.logprobs"]], Field(fail_fast=True)]
@@ -84,9 +89,12 @@ Included = Annotated[list[Literal["message.output_text.logprobs"]], Field(fail_f
 class ResponseRequest(Said):
     """A question: a text, or the turns of a conversation, and how to answer."""
 
+    ignored = IGNORED_OF_REQUEST - {"metadata"}
     input: Annotated[
         Annotated[Text, Tag("text")]
-        | Annotated[list[InputMessage], Field(max_length=MAX_PARTS, fail_fast=True), Tag("object")],
+        | Annotated[
+            list[InputMessage], Field(max_length=MAX_PARTS, fail_fast=True), Tag(EITHER_OBJECT)
+        ],
         EitherForm,
     ]
     model: str | None = Field(None, description="a name out of /v1/models; left out: the one here")
@@ -99,18 +107,9 @@ class ResponseRequest(Said):
     media_bounds: RequestBounds | None = told("what the request may hold of pictures")
 
     previous_response_id: None = told("only null: nothing is stored")
-    background: Literal[False] | None = told("only false")
-    tools: Annotated[list[Any], Field(max_length=0)] | None = told("only an empty list")
-    tool_choice: Literal["none", "auto"] | None = told("without tools, both mean none")
-    truncation: Literal["disabled"] | None = told("only disabled")
-    parallel_tool_calls: bool | None = told(IGNORED)
-    store: bool | None = told("ignored: nothing is stored")
+    tools: list[Any] | None = told("none are served: only with tool_choice none")
+    tool_choice: Literal["none", "auto"] | None = told("auto only without tools")
     metadata: dict[Text, Text] | None = told("given back as it came")
-    service_tier: str | None = told(IGNORED)
-    user: str | None = told(IGNORED)
-    safety_identifier: str | None = told(IGNORED)
-    prompt_cache_key: str | None = told(IGNORED)
-    prompt_cache_retention: str | None = told(IGNORED)
 
 
 class OutputText(BaseModel):
@@ -182,7 +181,7 @@ class ResponseObject(BaseModel):
     error: ResponseFailure | None = None
     incomplete_details: IncompleteDetails | None = None
     instructions: str | None
-    max_output_tokens: int
+    max_output_tokens: int | None
     metadata: dict[str, str]
     model: str
     output: list[OutputMessage]
@@ -197,3 +196,31 @@ class ResponseObject(BaseModel):
     top_p: float
     truncation: Literal["disabled"] = "disabled"
     usage: ResponseUsage | None = None
+
+
+class ResponseEvent(BaseModel):
+    """A step in the coming of an answer. What it holds beside these is by its type."""
+
+    type: Literal[
+        "response.created",
+        "response.in_progress",
+        "response.output_item.added",
+        "response.content_part.added",
+        "response.output_text.delta",
+        "response.output_text.done",
+        "response.content_part.done",
+        "response.output_item.done",
+        "response.completed",
+        "response.incomplete",
+        "response.failed",
+    ]
+    sequence_number: int
+    response: ResponseObject | None = None
+    item: OutputMessage | None = None
+    part: OutputText | None = None
+    delta: str | None = None
+    text: str | None = None
+    logprobs: list[TokenLogprobs] | None = None
+    item_id: str | None = None
+    output_index: int | None = None
+    content_index: int | None = None

@@ -43,10 +43,16 @@ ROLES: Final = {
 _LEAST_LOGPROB: Final = -9999.0
 
 
-def refuse_many_parts(contents: Iterable[str | Sequence[object]]) -> None:
+def refuse_tools(tools: Sequence[object] | None, choice: str | None, field: str = "tools") -> None:
+    """Raises ServeError(INVALID_ARGUMENT) naming tools that the model might call."""
+    if tools and choice != "none":
+        raise invalid(field, f"{len(tools)} given, none are served here; leave {field} out")
+
+
+def refuse_many_parts(contents: Iterable[str | Sequence[object] | None]) -> None:
     """Raises ServeError(INVALID_ARGUMENT, field="messages") where messages of these contents have
     too many parts together."""
-    num_parts = sum(1 + (0 if isinstance(each, str) else len(each)) for each in contents)
+    num_parts = sum(1 + (0 if isinstance(each, str) else len(each or ())) for each in contents)
     if num_parts > MAX_PARTS:
         raise invalid("messages", f"must hold at most {MAX_PARTS} messages and parts together")
 
@@ -65,8 +71,10 @@ def schema_guide(schema: Any) -> Guide:
 
 
 def total_of(chunks: Iterable[Chunk]) -> Usage:
-    """The usage of a request."""
-    return total_usage(chunk.usage for chunk in chunks if chunk.usage is not None)
+    """The usage of a request, of whose answers `chunks` hold the last ones."""
+    return total_usage(
+        chunk.usage for chunk in chunks if chunk.usage is not None and chunk.finish_reason
+    )
 
 
 def token_logprobs(chunks: Iterable[Chunk]) -> list[TokenLogprobs]:

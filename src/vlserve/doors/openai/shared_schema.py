@@ -4,10 +4,8 @@ from typing import Any, Final, Literal, TypeVar
 
 from pydantic import Discriminator, Field
 
-from vlserve.doors.http.body_model import Said, Text
-
-IGNORED: Final = "ignored"
-
+from vlserve.doors.http.body_model import EITHER_OBJECT, Said
+from vlserve.doors.unasked import IGNORED_OF_PART, IGNORED_OF_SCHEMA
 
 ImageDetail = Literal["auto", "low", "high", "original"]
 
@@ -26,7 +24,7 @@ def told(text: str, **bounds: Any) -> Any:
 
 
 def _form(value: object) -> str:
-    return "text" if isinstance(value, str) else "object"
+    return "text" if isinstance(value, str) else EITHER_OBJECT
 
 
 EitherForm = Discriminator(_form)
@@ -45,6 +43,7 @@ class ImageUrl(Said):
 class InputImagePart(Said):
     """A picture, as responses write it: by one of `image_url` and `file_id`."""
 
+    ignored = IGNORED_OF_PART
     type: Literal["input_image"]
     image_url: str | None = Field(None, description="as `url` of ImageUrl")
     file_id: str | None = Field(None, description="the id of an upload")
@@ -54,10 +53,8 @@ class InputImagePart(Said):
 class JsonSchema(Said):
     """A schema that the answer is held to, strictly, whatever `strict` says."""
 
-    name: Text | None = Field(None, description=IGNORED)
-    description: Text | None = Field(None, description=IGNORED)
+    ignored = IGNORED_OF_SCHEMA
     schema_: dict[str, Any] = Field(alias="schema")
-    strict: bool | None = Field(None, description=IGNORED)
 
 
 class AnyText(Said):

@@ -22,7 +22,7 @@ from vlserve.doors.http.streaming import TimedAnswer, unless_gone, whole
 from vlserve.errors import invalid
 from vlserve.service.service import Service
 from vlserve.settings import LimitSettings
-from vlserve.types import ChatRequest, ImageRef, Message, Role, SamplingParams
+from vlserve.types import LEFT_TO_MODEL, ChatRequest, ImageRef, Message, Role, SamplingParams
 
 _JSON: Final = "application/json"
 _NAMES: Final = {"messages": "prompt"}
@@ -33,7 +33,7 @@ _SCHEMAS: Final = "#/components/schemas"  # of those that another call has as it
 class Question(Said):
     """What to do with a picture, and what it may be."""
 
-    prompt: Text = Field(example.QUESTION, min_length=1)
+    prompt: Text = example.QUESTION
     media_bounds: RequestBounds | None = None
 
 
@@ -75,7 +75,7 @@ def _form_schema() -> dict[str, Any]:
         "type": "object",
         "properties": {
             "image": {"type": "string", "format": "binary"},
-            "prompt": {"type": "string", "minLength": 1, "default": example.QUESTION},
+            "prompt": {"type": "string", "default": example.QUESTION},
             "media_bounds": {"$ref": f"{_SCHEMAS}/RequestBounds"},
         },
         "required": ["image"],
@@ -153,7 +153,7 @@ async def _form_question(form: FormData) -> tuple[ImageRef, Question]:
     if not isinstance(file, UploadFile):
         raise invalid("image", "must be a file")
     body: dict[str, object] = {name: text for name, text in form.items() if name != "image"}
-    if isinstance(bounds := body.get("media_bounds"), str):
+    if isinstance(bounds := body.get("media_bounds"), str) and bounds:
         body["media_bounds"] = _read(bounds)
     return ImageRef(await file.read(), field="image"), fitted(Question, body)
 
@@ -176,6 +176,7 @@ def _asked(picture: ImageRef, question: Question, limits: LimitSettings) -> Chat
         (Message(Role.USER, (picture, question.prompt)),),
         SamplingParams(max_tokens=limits.default_max_tokens),
         media_bounds=media_bounds(question.media_bounds),
+        left_to_model=LEFT_TO_MODEL,
     )
 
 

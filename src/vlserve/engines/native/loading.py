@@ -67,6 +67,7 @@ def load(model: ModelSettings, settings: EngineSettings) -> Loaded:
         max_context_tokens=runner.max_context_tokens,
         max_running=runner.max_running,
         is_batched=runner.is_batched,
+        generation=adapter.rules.drawing,
     )
     return Loaded(
         adapter,

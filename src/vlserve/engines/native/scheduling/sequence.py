@@ -98,9 +98,9 @@ class Sequence:
         text = self.detokenizer.push(token_id, self.logprobs)
         finish = self._finish_reason(token_id)
         if finish is None:
-            timings = self.watch.timings() if is_first else None
+            usage, timings = (self._usage(), self.watch.timings()) if is_first else (None, None)
             logprobs = self.detokenizer.logprobs()
-            return Chunk(text, (token_id,), logprobs=logprobs, timings=timings)
+            return Chunk(text, (token_id,), None, usage, logprobs=logprobs, timings=timings)
         text += self.detokenizer.finish()
         if self.detokenizer.is_stopped:
             finish = FinishReason.STOP
