@@ -109,7 +109,7 @@ BAD_BODIES: list[tuple[bytes, str | None]] = [
         "top_k",
     ),
     (
-        b'{"messages": [{"role": "user", "content": "a"}], "max_tokens": 1' + b"0" * 50 + b"}",
+        b'{"messages": [{"role": "user", "content": "a"}], "max_tokens": -1' + b"0" * 50 + b"}",
         "max_tokens",
     ),
     (json.dumps({f"k{i}": 1 for i in range(200_000)}).encode(), None),
