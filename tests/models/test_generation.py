@@ -54,3 +54,10 @@ def test_long_bad_words_and_first_tokens() -> None:
 def test_what_is_not_served_is_refused_by_name(settings: dict[str, object]) -> None:
     with pytest.raises(ModelError, match=next(iter(settings))):
         rules(**settings)
+
+
+@pytest.mark.parametrize("name", ["typical_p", "epsilon_cutoff", "eta_cutoff"])
+def test_a_filter_that_is_not_served_is_refused_where_tokens_are_drawn(name: str) -> None:
+    assert rules(**{name: 0.3}).drawing == GREEDY
+    with pytest.raises(ModelError, match=name):
+        rules(do_sample=True, **{name: 0.3})

@@ -67,9 +67,11 @@ def asks_nothing(name: str, value: object, depth: int = 0) -> bool:
     if value is None or (is_empty(value) and name not in _MEANT_EMPTY):
         return True
     if isinstance(value, dict) and depth < _MAX_DEPTH:
-        each = value.items()
-        return bool(value) and all(asks_nothing(str(key), its, depth + 1) for key, its in each)
-    return any(value == its and type(value) is type(its) for its in NOTHING.get(name, ()))
+        if name in _MEANT_EMPTY or not value:
+            return False
+        return all(asks_nothing(str(key), its, depth + 1) for key, its in value.items())
+    is_bool = isinstance(value, bool)  # 1.0 is 1, and true is not
+    return any(value == its and is_bool == isinstance(its, bool) for its in NOTHING.get(name, ()))
 
 
 def asked(said: Mapping[str, Any], served: Mapping[str, bool], ignored: frozenset[str]) -> Any:

@@ -33,8 +33,10 @@ from vlserve.processes import Process
 from vlserve.settings import MIB
 
 WORKER: Final = "vlserve.media.worker"
-# Times that a picture is tried when its process is gone without a fault of its own.
+# Times that a picture is tried whose process somebody kills, and one whose process is gone without
+# a word: an idle one and a new one may both be made by a worker that is dying, the next one is not.
 MAX_TRIES: Final = 2
+MAX_LOST: Final = 3
 # Pictures that a process decodes before another takes its place: what leaks, leaks so often.
 MAX_USES: Final = 100
 # For a new process to say its first word, in s: the one that makes it may only start itself.
@@ -159,8 +161,8 @@ class Decoders:
     async def _answer(
         self, what: Encoded, source: int, *, only_size: bool
     ) -> Ready | Size | list[Pixels]:
-        died: Died | None = None
-        for _ in range(MAX_TRIES):
+        num_killed = num_lost = 0
+        while num_killed < MAX_TRIES and num_lost < MAX_LOST:
             process = self._take(what.tenant)
             is_kept = False
             try:
@@ -168,6 +170,8 @@ class Decoders:
                 is_kept = not isinstance(found, Died) and found != _TOO_MUCH
             except _Lost as lost:
                 _log.warning("a process that decodes is gone: %s", lost)
+                num_lost += 1
+                self._drop_idle()  # the worker that made them may be gone as well
                 continue
             finally:
                 self._give_back(process, is_kept=is_kept)
@@ -179,14 +183,14 @@ class Decoders:
                 case Died(signal.SIGALRM):
                     raise self._too_long("decode_s", self._bounds.clock_s)
                 case Died(number):
-                    died = found
+                    num_killed += 1
                     _log.error("a picture's process died of %s", _name(number))
                     # Who kills is not known: the kernel out of memory, or somebody else.
                     if number != signal.SIGKILL:
                         break
                 case _:
                     return found
-        if died is None:
+        if not num_killed:
             raise _failed()
         raise Refused("ends the process that decodes it: encode it anew")
 
@@ -274,6 +278,11 @@ class Decoders:
         self._worker = Process(WORKER, socket.SOCK_SEQPACKET)
         return self._worker
 
+    def _drop_idle(self) -> None:
+        for process in self._idle:
+            process.channel.close()
+        self._idle.clear()
+
     def _kill(self) -> None:
         if self._worker is not None:
             self._worker.kill()
@@ -281,9 +290,7 @@ class Decoders:
 
     def _end(self) -> None:
         worker, self._worker = self._worker, None
-        for process in self._idle:
-            process.channel.close()
-        self._idle.clear()
+        self._drop_idle()
         if worker is None:
             return
         worker.socket.close()  # whoever decodes is killed, then it ends

@@ -27,6 +27,8 @@ UNSUPPORTED: dict[str, tuple[object, ...]] = {
     "sequence_bias": (None,),
     "watermarking_config": (None,),
 }
+# And those that matter where tokens are drawn.
+DRAWING_UNSUPPORTED: Final = {"typical_p": 1.0, "epsilon_cutoff": 0.0, "eta_cutoff": 0.0}
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +93,9 @@ def _drawing(config: Any) -> GenerationDefaults:
     """
     if not config.do_sample:
         return GREEDY
+    for name, harmless in DRAWING_UNSUPPORTED.items():
+        if getattr(config, name, None) not in (None, harmless):
+            raise ModelError(f"the model's generation config sets {name}, which is not served")
     drawing = GenerationDefaults(
         temperature=_or(config.temperature, 1.0),
         top_p=_or(config.top_p, 1.0),

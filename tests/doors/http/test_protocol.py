@@ -187,3 +187,19 @@ async def test_two_doors_do_not_share_connections() -> None:
             assert await reader.read() == b""
         writer.close()
         assert (await other.get("/health/live")).status == 200
+
+
+async def test_a_line_end_around_a_request_is_no_request() -> None:
+    async with live(ScriptedEngine()) as house:
+        for sent in (asked("hello") + b"\r\n", b"\r\n" + asked("hello"), b"\n" + asked("hello")):
+            reader, writer = await house.connect()
+            writer.write(sent)
+            async with asyncio.timeout(AT_MOST_S):
+                answer = await read_answer(reader)
+                assert answer.status == 200
+                if answer.headers.get("connection") != "close":
+                    writer.write(request_head("/health/live", 0))
+                    assert (await read_answer(reader)).status == 405
+                else:
+                    assert await reader.read() == b""
+            writer.close()

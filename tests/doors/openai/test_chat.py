@@ -120,6 +120,7 @@ GUIDES: list[tuple[dict[str, Any], Guide | None]] = [
     ),
     ({"structured_outputs": {"json": SCHEMA}}, Guide(GuideKind.JSON_SCHEMA, json.dumps(SCHEMA))),
     ({"structured_outputs": {"json": "{}"}}, Guide(GuideKind.JSON_SCHEMA, "{}")),
+    ({"structured_outputs": {"json": {}}}, Guide(GuideKind.JSON_SCHEMA, "{}")),
     ({"structured_outputs": {"regex": "a+"}}, Guide(GuideKind.REGEX, "a+")),
     (
         {"structured_outputs": {"choice": ["a", "b"]}},
@@ -355,6 +356,8 @@ REFUSED: list[tuple[str, dict[str, Any]]] = [
         {"response_format": {"type": "json_schema", "json_schema": {"name": "a"}}},
     ),
     ("structured_outputs", {"structured_outputs": {"regex": "a", "choice": ["b"]}}),
+    ("stop[1]", {"stop": ["a", 5]}),
+    ("stop[0]", {"stop": [None]}),
     ("structured_outputs.regex", {"structured_outputs": {"regex": "refused"}}),
     ("structured_outputs.grammar", {"structured_outputs": {"grammar": "a"}}),
     (

@@ -142,3 +142,15 @@ async def test_left_out_length_is_the_rest_and_a_large_one_is_cut_to_what_fits()
                 pb.VisionRequest(prompt="a", sampling=pb.Sampling(max_tokens=5000))
             )
         assert (counted.max_tokens, counted.fits) == (1000, True)
+
+
+@pytest.mark.parametrize(
+    ("path", "body"), [(CHAT, {"messages": [user("a")]}), (RESPONSES, {"input": "a"})]
+)
+async def test_a_least_length_alone_is_cut_as_one_beside_a_longest_is(
+    path: str, body: dict[str, Any]
+) -> None:
+    async with live(ScriptedEngine()) as house:
+        (sampling,) = await seen(house, path, body | {"min_tokens": 100_000})
+        most = house.service._limits.max_new_tokens
+        assert (sampling.min_tokens, sampling.max_tokens) == (most, most)

@@ -222,3 +222,13 @@ async def test_refusals_name_the_callers_field() -> None:
             await client.responses.create(model=MODEL, input="a", previous_response_id="resp_1")
         assert bad.value.param == "previous_response_id"
     print(f"tried {len(REFUSED)}, held {len(REFUSED)}")
+
+
+async def test_a_form_is_given_back_as_it_came() -> None:
+    form = {
+        "type": "json_schema", "name": "shape", "strict": True, "description": "d",
+        "schema": {"type": "object"},
+    }  # fmt: skip
+    async with live() as house:
+        answer = await house.post("/v1/responses", {"input": "a", "text": {"format": form}})
+        assert answer.json["text"]["format"] == form

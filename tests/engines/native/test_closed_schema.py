@@ -51,6 +51,23 @@ CASES: Final[dict[str, tuple[Any, list[str], list[str]]]] = {
         ['{"v":"x","n":{"v":"y"}}'], ['{"v":"x","n":{"w":1}}'],
     ),
     "allOf": ({"allOf": [WITH_A, WITH_B]}, ['{"a":"x","b":"y"}'], ['{"c":1}', '{"a":"x","c":1}']),
+    "allOf of one beside anyOf": (
+        DEFINED | {"allOf": [AN_A], "anyOf": [WITH_B]}, ['{"a":"x","b":"y"}'], ['{"a":"x","z":1}'],
+    ),
+    "anyOf beside oneOf": (
+        {"type": "object", "anyOf": [WITH_A], "oneOf": [WITH_B]},
+        ['{"a":"x","b":"y"}'], ['{"z":1}'],
+    ),
+    "anyOf beside required": (
+        {"anyOf": [WITH_A], "required": ["a"]}, ['{"a":"x"}'], ["{}", '{"a":"x","z":1}'],
+    ),
+    "a definition, open": (
+        DEFINED | {"allOf": [AN_A], "additionalProperties": True}, ['{"a":"x","z":1}'], [],
+    ),
+    "a definition by an escaped name": (
+        {"$defs": {"P x": WITH_A}, "allOf": [{"$ref": "#/$defs/P%20x"}, WITH_B]},
+        ['{"a":"x","b":"y"}'], ['{"z":1}'],
+    ),
     "allOf of one": (DEFINED | {"allOf": [AN_A]}, ['{"a":"x"}'], ['{"c":1}']),
     "allOf with a definition": (
         DEFINED | {"allOf": [AN_A, WITH_B]}, ['{"a":"x","b":"y"}'], ['{"a":"x","c":1}'],
@@ -126,6 +143,7 @@ async def test_no_key_is_invented(tiny_folder: Path, capsys: pytest.CaptureFixtu
     """Drawn hot, from a model of random weights, which invents whatever it may."""
     more = {
         "open to numbers",
+        "anyOf beside a list",  # where a branch says nothing of a key, its value may be anything
         "in what is open",
         "required and not listed",
         "patterns",
@@ -158,3 +176,30 @@ async def test_no_key_is_invented(tiny_folder: Path, capsys: pytest.CaptureFixtu
     with capsys.disabled():
         print(f"answers without an invented key: {num_good} of {len(got)}")
     assert num_good == len(got), cut
+
+
+def crossed(num_schemas: int, num_branches: int) -> dict[str, Any]:
+    """Many schemas that all refer to one of many branches."""
+    many = {str(i): {"properties": {}, "$ref": "#/$defs/h"} for i in range(num_schemas)}
+    return {"$defs": {"h": {"anyOf": [{}] * num_branches}} | many, "type": "object"}
+
+
+def chain(length: int) -> dict[str, Any]:
+    """Definitions that refer to each other in a row, and an object that is all of them."""
+    links: dict[str, Any] = {f"d{i}": {"$ref": f"#/$defs/d{i + 1}"} for i in range(length)}
+    first = {"$ref": "#/$defs/d0", "type": "object", "properties": {"b": {}}}
+    return first | {"$defs": links | {f"d{length}": WITH_A}}
+
+
+@pytest.mark.parametrize(
+    ("schema", "message"),
+    [
+        (crossed(300, 8_000), "its schemas refer to each other too often"),
+        (chain(5_000), "its references follow each other too far"),
+    ],
+)
+def test_what_would_take_seconds_to_close_is_refused(schema: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        closed(schema)
+    assert closed(crossed(3, 8))
+    assert closed(chain(3))

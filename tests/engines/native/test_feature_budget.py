@@ -146,3 +146,21 @@ async def test_who_disconnects_gives_its_features_back(tiny_folder: Path) -> Non
         await until(lambda: engine.intake.features.num_left == total)
         await answer(engine, asked(99))
         assert engine.intake.features.num_left == total
+
+
+async def test_who_leaves_in_the_moment_in_which_room_comes_free_only_leaves() -> None:
+    budget = FeatureBudget(TOTAL)
+
+    async def hold() -> None:
+        async with budget.hold("", {"late": TOTAL}):
+            pytest.fail("it had left")
+
+    async with AsyncExitStack() as first:
+        await taken(first, budget, first=TOTAL)
+        leaving = asyncio.create_task(hold())
+        await asyncio.sleep(0)
+        leaving.cancel()
+        await first.aclose()
+        with pytest.raises(asyncio.CancelledError):
+            await leaving
+    assert budget.num_left == TOTAL

@@ -16,8 +16,11 @@ from tests.asked import picture
 from tests.engines.collect import answer, on_pages, paged_runner_of, running
 from tests.families import write_family
 from tests.tiny_model import write_tiny_model
+from vlserve.engines.native import loading
 from vlserve.engines.native.gpu.peak import bytes_left, largest_picture
 from vlserve.engines.native.gpu.runner import PEAK_TOKENS, PagedRunner
+from vlserve.engines.native.runners.self_check import NotBatchedError
+from vlserve.engines.native.runners.serial import SerialRunner
 from vlserve.engines.native.sampling.logits import Logits
 from vlserve.engines.native.scheduling.pages import PAGE
 from vlserve.engines.native.scheduling.scheduler import Plan
@@ -156,6 +159,22 @@ def test_pages_and_features_share_what_is_left(tiny_folder: Path) -> None:
     assert pages == left // (page + features)
     # More work, fewer pages.
     assert make(tiny_folder, max_running=64).measured_pages(TallyMeter(64 * MIB, 70 * MIB)) < pages
+
+
+def test_a_decoder_that_does_not_run_in_a_batch_is_said_so(tiny_folder: Path) -> None:
+    runner = make(tiny_folder)
+    refusing = mock.patch.object(runner, "_step", side_effect=NotImplementedError("softcap"))
+    with refusing, pytest.raises(NotBatchedError, match="softcap"):
+        runner.measured_pages(TallyMeter(64 * MIB, 70 * MIB))
+    assert runner._adapter.text_config._attn_implementation == runner._plain_attention
+
+
+def test_a_model_that_cannot_be_measured_is_served_one_at_a_time(tiny_folder: Path) -> None:
+    adapter = load(str(tiny_folder), device=torch.device("cpu"), dtype=torch.float32)
+    kind = mock.Mock(side_effect=NotBatchedError("softcap"))
+    with mock.patch("vlserve.engines.native.loading.runner_kind", return_value=kind):
+        runner = loading._runner(adapter, EngineSettings(max_running=2, cache_mib=8))
+    assert isinstance(runner, SerialRunner)
 
 
 def test_a_device_that_work_fills_has_no_room_for_a_cache(tiny_folder: Path) -> None:

@@ -89,3 +89,12 @@ async def test_of_an_engines_answers(tiny_folder: Path, sampling: SamplingParams
             tokens = [token for chunk in got.chunks for token in chunk.logprobs]
             assert b"".join(token.data for token in tokens) == got.text.encode()
             assert all(len(token.top) == 2 for token in tokens)
+
+
+def test_a_special_token_has_no_bytes_of_a_character_cut_short_before_it() -> None:
+    [half, *_] = TOKENIZER.encode("a\N{EURO SIGN}", add_special_tokens=False)[1:]
+    special = TOKENIZER.eos_token_id
+    assert DECODE([special]) == ""
+    text, tokens = streamed([half, special], [])
+    assert text == "\N{REPLACEMENT CHARACTER}"
+    assert [token.token_id for token in tokens] == [half]

@@ -38,6 +38,7 @@ class Said(BaseModel):
         extra="forbid", strict=True, frozen=True, json_schema_extra=_documented
     )
     ignored: ClassVar[frozenset[str]] = frozenset()
+    meant_empty: ClassVar[frozenset[str]] = frozenset()  # of its own: only null is left out
 
     @model_validator(mode="before")
     @classmethod
@@ -48,4 +49,5 @@ class Said(BaseModel):
             raise ValueError(f"must hold at most {_MAX_FIELDS} fields, not {len(value)}")
         fields = cls.model_fields.items()
         served = {field.alias or name: field.is_required() for name, field in fields}
+        served |= dict.fromkeys(cls.meant_empty, True)
         return asked(value, served, cls.ignored)

@@ -105,10 +105,14 @@ def status_response(
 
 def misfit(errors: Sequence[Any], body: object) -> ServeError:
     """The first of what pydantic found wrong with a body, by the path of the caller's field."""
-    first = errors[0]
-    kind, location = first["type"], _location(first)
-    if kind == "json_invalid":
+    if errors[0]["type"] == "json_invalid":
         return no_json()
+    # Of a list that may be a text as well, the item at fault, and not that it is no text.
+    field = _found(_location(errors[0]), body)[0]
+    inside = (e for e in errors if field and _found(_location(e), body)[0].startswith(f"{field}["))
+    first = next(inside, errors[0])
+    errors = errors[errors.index(first) :]
+    kind, location = first["type"], _location(first)
     path, value = _found(location, body, is_missing=kind == "missing")
     if kind.startswith("union_tag_"):
         path = f"{path}.type".removeprefix(".")

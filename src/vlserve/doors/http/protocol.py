@@ -64,6 +64,8 @@ class HttpProtocol(H11Protocol):
             if data.strip(b"\r\n"):
                 self._close_after_answer()
             return
+        if self.conn.their_state is h11.IDLE and not self.conn.trailing_data[0]:
+            data = data.lstrip(b"\r\n")  # line ends between requests: h11 takes them for one
         if not self._is_answering and not self._is_header_bounded(data):
             return
         super().data_received(data)
@@ -73,7 +75,8 @@ class HttpProtocol(H11Protocol):
             # uvicorn stops reading where something came ahead, or where another protocol was
             # offered, and then would not see that the caller leaves.
             self.flow.resume_reading()
-            if self.conn.trailing_data[0].strip(b"\r\n"):
+            # A line end as well: h11 would read it as the next request, and that be answered 400.
+            if self.conn.trailing_data[0]:
                 self._close_after_answer()
 
     def send_400_response(self, msg: str) -> None:

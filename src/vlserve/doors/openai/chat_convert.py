@@ -175,7 +175,7 @@ def _sampling(body: ChatCompletionRequest, limits: LimitSettings) -> SamplingPar
     top_logprobs = said.pop("top_logprobs", None)
     if top_logprobs and not body.logprobs:
         raise invalid("top_logprobs", "belongs to log-probabilities: set logprobs to true")
-    values = {"max_tokens": limits.max_new_tokens, **said}
+    values = {"max_tokens": max(limits.max_new_tokens, said.get("min_tokens", 0)), **said}
     values["max_tokens"] = values.pop("max_completion_tokens", values["max_tokens"])
     if body.ignore_eos:
         values["min_tokens"] = values["max_tokens"]

@@ -102,6 +102,7 @@ Choices = Annotated[list[str], Field(fail_fast=True)]
 class StructuredOutputs(Said):
     """What the answer must be, as vLLM writes it: one of these."""
 
+    meant_empty = frozenset({"json"})  # any JSON at all
     json_: dict[str, Any] | Text | None = Field(None, alias="json", description="a JSON schema")
     regex: str | None = Field(None, description="in the syntax of Rust's regex crate")
     choice: Choices | None = Field(None, description="one of these texts")

@@ -185,7 +185,9 @@ def _sampling(body: ResponseRequest, limits: LimitSettings) -> SamplingParams:
     said = given_parameters(body, PARAMETERS)
     top_logprobs = said.pop("top_logprobs", None)
     values = {
-        "max_tokens": said.pop("max_output_tokens", limits.max_new_tokens),
+        "max_tokens": said.pop(
+            "max_output_tokens", max(limits.max_new_tokens, said.get("min_tokens", 0))
+        ),
         "logprobs": 0 if top_logprobs is None and body.include else top_logprobs,
         **said,
     }

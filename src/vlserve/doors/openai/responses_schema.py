@@ -62,9 +62,13 @@ InputMessages = Annotated[list[InputMessage], Field(max_length=MAX_PARTS, fail_f
 
 
 class JsonSchemaText(JsonSchema):
-    """JSON that fits a schema."""
+    """JSON that fits a schema. Its name and the like are given back as they came."""
 
+    ignored = frozenset()
     type: Literal["json_schema"]
+    name: Text | None = None
+    description: Text | None = None
+    strict: bool | None = None
 
 
 TextFormat = Annotated[AnyText | JsonObjectFormat | JsonSchemaText, Field(discriminator="type")]

@@ -75,7 +75,9 @@ class Intake:
         # The pictures are in the prompt now.
         request = replace(request, messages=())
         watch.enter(Stage.ENCODE)
-        sizes = {image.key: image.num_tokens for image in prompt.images}
+        # By object: one that the cache keeps is the same for all who ask about it, and one that it
+        # does not is each request's own.
+        sizes = {str(id(image)): image.num_tokens for image in prompt.images}
         async with AsyncExitStack() as held:
             with self._preparing(request, "its pictures"):
                 await held.enter_async_context(self.features.hold(request.tenant, sizes))

@@ -89,6 +89,8 @@ def _runner(adapter: ModelAdapter, settings: EngineSettings) -> Runner:
     pass. Raises ModelError where the cache is too small, or too large for the device."""
     try:
         runner = runner_kind(adapter.model.device)(adapter, settings)
+    except NotBatchedError as error:
+        return _serial(adapter, error)
     except ValueError as error:
         raise ModelError(f"engine.cache_mib is too small: {error}") from error
     except torch.OutOfMemoryError as error:
@@ -97,12 +99,16 @@ def _runner(adapter: ModelAdapter, settings: EngineSettings) -> Runner:
         with torch.inference_mode():
             check_batching(adapter, runner)
     except NotBatchedError as error:
-        _log.warning("this model cannot be batched, requests run one at a time: %s", error)
         runner.close()
-        return SerialRunner(adapter)
+        return _serial(adapter, error)
     except torch.OutOfMemoryError as error:
         raise ModelError(NO_MEMORY) from error
     return runner
+
+
+def _serial(adapter: ModelAdapter, error: NotBatchedError) -> SerialRunner:
+    _log.warning("this model cannot be batched, requests run one at a time: %s", error)
+    return SerialRunner(adapter)
 
 
 def _device(name: str) -> torch.device:

@@ -35,6 +35,7 @@ from vlserve.engines.native.gpu.peak import (
 )
 from vlserve.engines.native.runners.batched import BatchedRunner, joined
 from vlserve.engines.native.runners.cache_shape import CacheShape, cache_bytes
+from vlserve.engines.native.runners.self_check import NotBatchedError
 from vlserve.engines.native.sampling.logits import Logits, best_tokens
 from vlserve.engines.native.scheduling.memory import PagedMemory
 from vlserve.engines.native.scheduling.pages import PAGE, num_pages
@@ -117,7 +118,8 @@ class PagedRunner(BatchedRunner):
         """The pages that the device holds beside the weights, the most work that a step, a step of
         the vision tower and the sampler do at a time, and features for as many picture tokens.
 
-        Raises ValueError where that is less than two pages.
+        Raises ValueError where that is less than two pages, NotBatchedError for a model whose
+        decoder does not run in a batch.
         """
         page_bytes = self._shape.page_bytes(self._dtype)
         most = bytes_left(*meter.memory(), 0) // page_bytes * PAGE
@@ -126,10 +128,16 @@ class PagedRunner(BatchedRunner):
         self._widest = num_pages(context)
         padding = padding_rows(self.max_running, num_pages(context), 1, self._device)
         image = largest_picture(self._adapter, context)
-        with torch.inference_mode():
-            prefill = meter.peak(lambda: self.run(longest_prefill(context, PEAK_TOKENS)).rows())
-            decode = meter.peak(lambda: Logits(self._step(padding), self._suppressed).rows())
-            tower, feature_bytes = picture_bytes(self._adapter, image, meter)
+        try:
+            with torch.inference_mode():
+                prefill = meter.peak(lambda: self.run(longest_prefill(context, PEAK_TOKENS)).rows())
+                decode = meter.peak(lambda: Logits(self._step(padding), self._suppressed).rows())
+                tower, feature_bytes = picture_bytes(self._adapter, image, meter)
+        except torch.OutOfMemoryError:
+            raise
+        except (NotImplementedError, RuntimeError, TypeError, ValueError) as error:
+            self.close()
+            raise NotBatchedError(str(error)) from error
         del self._cache
         _log.info(
             "at most a prefill takes %d MiB, a decode %d and the vision tower %d",

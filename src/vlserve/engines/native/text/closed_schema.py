@@ -6,6 +6,7 @@ is cut short. Who lists them means these; who wants more says so by `additionalP
 
 from collections.abc import Iterator
 from typing import Any, Final
+from urllib.parse import unquote
 
 # Keywords by what stands in them: a schema, a list of schemas, schemas by name.
 _ONE: Final = ("items", "additionalProperties", "additionalItems", "if", "then", "else")
@@ -15,13 +16,23 @@ _NAMED: Final = ("properties", "patternProperties", "$defs", "definitions", "dep
 _SAME: Final = ("if", "then", "else", "allOf", "anyOf", "oneOf", "dependentSchemas")
 _TYPES: Final = ("type", "enum", "const")
 _MORE: Final = ("additionalProperties", "unevaluatedProperties")
+# Those by which a schema says something of an object's properties itself.
+_OWN: Final = ("patternProperties", "required", *_MORE)
+# Schemas that one walk looks at: each that is joint walks through whatever it refers to.
+MAX_VISITS: Final = 20_000
 
 
 def closed(schema: Any) -> Any:
     """The schema with `additionalProperties: false` in each object that lists `properties` and does
     not say otherwise; what lists them and has no type is an object. Where several schemas are about
-    one object (`allOf`, or an `anyOf` beside `properties`) it has all their properties."""
-    return _Closing(schema).whole()
+    one object (`allOf`, or an `anyOf` beside `properties`) it has all their properties.
+
+    Raises ValueError for a schema whose parts refer to each other too often or too far.
+    """
+    try:
+        return _Closing(schema).whole()
+    except RecursionError:
+        raise ValueError("its references follow each other too far") from None
 
 
 class _Closing:
@@ -31,6 +42,7 @@ class _Closing:
         self._root = root
         self._open: dict[str, str] = {}  # a reference, and that to its copy which is not closed
         self._copies: dict[str, Any] = {}
+        self._num_visits = 0
 
     def whole(self) -> Any:
         made = self._of(self._root, is_closed=True)
@@ -42,11 +54,12 @@ class _Closing:
         """A schema, itself closed or left open; what is in its values is closed in either case."""
         if not isinstance(schema, dict):
             return schema
-        same = list(_about_the_same(schema))
         every = schema.get("allOf")
+        parts = [key in schema for key in (*_SAME, "$ref")]
+        parts.append(any(key in schema for key in _OWN))
         is_joint = isinstance(schema.get("properties"), dict)
         is_joint |= isinstance(every, list) and len(every) > 1
-        is_joint |= "$ref" in schema and bool(same)
+        is_joint |= sum(parts) > 1
         inner_closed = is_closed and not is_joint
         made: dict[str, Any] = {}
         for key, value in schema.items():
@@ -92,6 +105,9 @@ class _Closing:
         """All schemas about the value that this one is about."""
         if not isinstance(schema, dict):
             return
+        self._num_visits += 1
+        if self._num_visits > MAX_VISITS:
+            raise ValueError("its schemas refer to each other too often")
         yield schema
         for each in _about_the_same(schema):
             yield from self._joint(each, seen)
@@ -106,7 +122,7 @@ class _Closing:
         path = reference.removeprefix("#").split("/")[1:]
         if not reference.startswith("#"):
             return None
-        for step in path:
+        for step in map(unquote, path):
             name = step.replace("~1", "/").replace("~0", "~")
             if isinstance(here, list) and name.isdecimal() and int(name) < len(here):
                 here = here[int(name)]

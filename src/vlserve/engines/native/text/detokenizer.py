@@ -34,10 +34,14 @@ class Detokenizer:
     def push(self, token_id: int, logprobs: Iterable[TokenLogprob] = ()) -> str:
         """The text that is certain now; nothing more once a stop string has come. `logprobs` has
         the token's own, where the request asks for them."""
+        asked = tuple(logprobs)
+        before = self._decode(self._window) if asked else ""
         self._window.append(token_id)
-        for token in logprobs:
-            self._pieces.add(token)
         text = self._decode(self._window)
+        # A special token is in no text, neither behind others nor alone.
+        if text != before or self._decode([token_id]):
+            for token in asked:
+                self._pieces.add(token)
         return "" if text.endswith(INCOMPLETE) else self._shown(self._stop.push(self._new(text)))
 
     def finish(self) -> str:

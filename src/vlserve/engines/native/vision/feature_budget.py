@@ -12,7 +12,7 @@ _Turn = asyncio.Future[None]
 class FeatureBudget:
     """Features of `num_tokens` picture tokens at most, first come first served.
 
-    A picture that several requests of a tenant hold counts once. A request that wants more than
+    Features that several requests of a tenant hold count once. A request that wants more than
     the budget gets it when nobody else holds any. Used by one event loop.
     """
 
@@ -24,7 +24,7 @@ class FeatureBudget:
     @asynccontextmanager
     async def hold(self, tenant: str, sizes: Sizes) -> AsyncIterator[None]:
         """Hold the features of pictures for as long as the context lasts, after those who came
-        before. `sizes` are their tokens, by the pictures' keys."""
+        before. `sizes` are their tokens, by a name of the features."""
         if not sizes:
             yield  # a request without pictures waits for nobody
             return
@@ -43,7 +43,7 @@ class FeatureBudget:
         except asyncio.CancelledError:
             if turn.done() and not turn.cancelled():
                 self._give_back(tenant, sizes)
-            else:
+            elif (tenant, sizes, turn) in self._waiting:
                 # It may have stood before others that fit.
                 self._waiting.remove((tenant, sizes, turn))
                 self._serve()
