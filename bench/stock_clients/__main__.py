@@ -8,6 +8,7 @@ gets. ENVIRONMENTS is the folder that `make clients` fills: `python`, `python-op
 import argparse
 import asyncio
 import json
+import re
 import subprocess
 import sys
 from dataclasses import asdict, dataclass
@@ -119,10 +120,11 @@ def versions(folder: Path) -> dict[str, str]:
             " for d in m.distributions()))",
         ]
         listed = subprocess.run(command, capture_output=True, text=True, check=True).stdout  # noqa: S603
-        wanted = (HERE / f"requirements{name.removeprefix('python')}.txt").read_text()
+        pinned = (HERE / f"requirements{name.removeprefix('python')}.txt").read_text()
+        wanted = {re.split(r"[\[=]", line)[0] for line in pinned.splitlines()}
         for each in listed.split():
-            package, version = each.split("==")
-            if f"\n{package.lower()}" in wanted.lower():
+            package, version = each.lower().replace("_", "-").split("==")
+            if package in wanted:
                 found[f"{package} ({name})"] = version
     modules = folder / "node" / "node_modules"
     for package in json.loads((HERE / "node" / "package.json").read_text())["dependencies"]:
