@@ -42,13 +42,14 @@ _RESPONSES: dict[int | str, dict[str, Any]] = {
 def routes(service: Service, limits: LimitSettings) -> APIRouter:
     """The paths of chat completions."""
     router = APIRouter(tags=["openai"], route_class=AskingRoute)
+    version = metadata.version("vlserve")  # read from a file, which no answer waits for
 
     @router.post("/v1/chat/completions", response_model=ChatCompletion, responses=_RESPONSES)
     async def chat_completions(body: ChatCompletionRequest, request: Request) -> Response:
         """Answer a conversation of texts and pictures."""
         with fields_named(convert.names(body)):
             asked = convert.chat_request(body, limits)
-            head = _head(service.info)
+            head = _head(service.info, version)
             answer = TimedAnswer(service.chat(asked))
             if body.stream:
                 await begun(request, answer)
@@ -68,9 +69,9 @@ def routes(service: Service, limits: LimitSettings) -> APIRouter:
     return router
 
 
-def _head(info: EngineInfo) -> dict[str, Any]:
+def _head(info: EngineInfo, version: str) -> dict[str, Any]:
     """What is the same in all pieces of an answer."""
-    backend = f"{metadata.version('vlserve')} {info.model} {info.engine} {info.device} {info.dtype}"
+    backend = f"{version} {info.model} {info.engine} {info.device} {info.dtype}"
     return {
         "id": f"chatcmpl-{uuid.uuid4().hex}",
         "created": int(time.time()),
