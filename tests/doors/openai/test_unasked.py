@@ -23,10 +23,30 @@ NAMES = [
     "max_tokens", "top_k", "stop_token_ids", "what_no_server_has",
 ]  # fmt: skip
 TOOL = {"type": "function", "function": {"name": "f", "parameters": {}}}
+# As clients send them, and not as the tables of the source list them, which may lose one.
+DEFAULTS: list[dict[str, Any]] = [
+    {"add_generation_prompt": True}, {"add_special_tokens": False}, {"background": False},
+    {"best_of": 1}, {"continue_final_message": False}, {"detokenize": True}, {"echo": False},
+    {"effort": "none"}, {"function_call": "none"}, {"function_call": "auto"},
+    {"include_stop_str_in_output": False}, {"length_penalty": 1.0}, {"modalities": ["text"]},
+    {"reasoning_effort": "none"}, {"return_token_ids": False},
+    {"return_tokens_as_token_ids": False}, {"skip_special_tokens": True},
+    {"spaces_between_special_tokens": True}, {"tool_choice": "none"}, {"tool_choice": "auto"},
+    {"truncation": "disabled"}, {"use_beam_search": False}, {"verbosity": "medium"},
+]  # fmt: skip
+BESIDE_A_REQUEST = [
+    "user", "store", "service_tier", "safety_identifier", "prompt_cache_key",
+    "prompt_cache_retention", "parallel_tool_calls", "request_id",
+]  # fmt: skip
+BESIDE_A_TURN = [
+    "name", "id", "status", "phase", "cache_control", "reasoning", "reasoning_content", "refusal",
+    "annotations", "provider_specific_fields",
+]  # fmt: skip
+BESIDE_A_PART = ["id", "cache_control", "annotations", "logprobs", "uuid"]
 NOTHING: list[dict[str, Any]] = [
     *({name: value} for name in NAMES for value in EMPTY),
-    *({name: value} for name, values in unasked.NOTHING.items() for value in values),
-    *({name: "whatever it says"} for name in unasked.IGNORED_OF_REQUEST - {"metadata"}),
+    *DEFAULTS,
+    *({name: "whatever it says"} for name in BESIDE_A_REQUEST),
     {"reasoning": {"effort": None, "summary": None}},
     {"reasoning": {"effort": "none"}},
     {"tools": [TOOL], "tool_choice": "none"},
@@ -40,10 +60,21 @@ MORE_OF_CHAT: list[dict[str, Any]] = [
     {"structured_outputs": {"regex": None}},
     {"metadata": {"a": 1}},
 ]
-TURN: dict[str, Any] = dict.fromkeys(unasked.IGNORED_OF_TURN, "whatever it says") | {
+TURN: dict[str, Any] = dict.fromkeys(BESIDE_A_TURN, "whatever it says") | {
     "audio": None, "function_call": None, "tool_calls": [],
 }  # fmt: skip
-PART: dict[str, Any] = {name: {"whatever": "it says"} for name in unasked.IGNORED_OF_PART}
+PART: dict[str, Any] = {name: {"whatever": "it says"} for name in BESIDE_A_PART}
+
+
+async def test_what_is_tried_here_is_all_that_is_listed() -> None:
+    listed = {name: list(values) for name, values in unasked.NOTHING.items()}
+    tried: dict[str, list[Any]] = {}
+    for name, value in (each for said in DEFAULTS for each in said.items()):
+        tried.setdefault(name, []).append(value)
+    assert listed == tried
+    assert {*BESIDE_A_REQUEST, "metadata"} == unasked.IGNORED_OF_REQUEST
+    assert set(BESIDE_A_TURN) == unasked.IGNORED_OF_TURN
+    assert set(BESIDE_A_PART) == unasked.IGNORED_OF_PART
 
 
 async def test_a_request_that_asks_for_nothing_more_is_the_plain_one() -> None:
@@ -83,6 +114,25 @@ async def test_turns_and_parts_with_more_than_their_content() -> None:
             for turns in [seen.messages for seen in house.engine.seen]
         ]
     assert others == [first] * 3
+
+
+@pytest.mark.parametrize("role", ["assistant", "system", "developer"])
+async def test_a_turn_that_says_nothing_is_taken(role: str) -> None:
+    """What a server answered that found no word, or a client's empty instructions."""
+    empty: list[dict[str, Any]] = [
+        {}, *({"content": value} for value in (None, "", [])),
+        {"content": [{"type": "text", "text": ""}]},
+    ]  # fmt: skip
+    async with live() as house:
+        for said in empty:
+            turns = [user("hello"), {"role": role} | said, user("go on")]
+            for path, name in ((CHAT, "messages"), (RESPONSES, "input")):
+                answer = await house.post(path, {name: turns})
+                assert answer.status == 200, (path, said, answer)
+        for seen in house.engine.seen:
+            first, second, third = seen.messages
+            assert (first.content, third.content) == (("hello",), ("go on",))
+            assert not any(second.content)
 
 
 async def test_the_simple_call_as_well() -> None:
