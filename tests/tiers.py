@@ -49,6 +49,7 @@ SLOW: Final = (
     "tests/doors/http/test_timing.py",
     "tests/doors/kserve/test_stock.py",
     "tests/doors/openai/test_embedded.py",
+    "tests/doors/test_logprobs.py",
     "tests/engines/",
     "tests/gpu/",
     "tests/house/test_imports.py",

@@ -3,14 +3,16 @@
 import asyncio
 import json
 from collections.abc import AsyncGenerator
-from typing import Any
+from dataclasses import replace
+from typing import Any, get_args
 
 import jsonschema
 import pytest
 
 from tests.doors.http.live import House, live, user
 from tests.scripted import MODEL, ScriptedEngine
-from vlserve.types import Chunk, Request
+from vlserve.doors.openai.responses_schema import ResponseEvent
+from vlserve.types import Chunk, FinishReason, Request
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 CHAT, RESPONSES = "/v1/chat/completions", "/v1/responses"
@@ -26,6 +28,15 @@ class Backwards(ScriptedEngine):
         await asyncio.sleep(0.01 * (3 - index))
         async for chunk in super().generate(request):
             yield chunk
+
+
+class Cut(ScriptedEngine):
+    """Each answer is cut short."""
+
+    async def generate(self, request: Request) -> AsyncGenerator[Chunk]:
+        async for chunk in super().generate(request):
+            is_last = chunk.finish_reason is not None
+            yield replace(chunk, finish_reason=FinishReason.LENGTH) if is_last else chunk
 
 
 async def events(house: House[Any], path: str, **body: Any) -> list[dict[str, Any]]:
@@ -75,6 +86,7 @@ async def test_usage_so_far_comes_with_each_piece_where_it_is_asked_for() -> Non
 
 async def test_every_event_is_as_the_document_says() -> None:
     num_events = 0
+    kinds: set[str] = set()
     async with live() as house:
         document = (await house.get("/openapi.json")).json
         for path, bodies in (
@@ -91,8 +103,16 @@ async def test_every_event_is_as_the_document_says() -> None:
                 for each in await events(house, path, **body):
                     jsonschema.validate(each, schema)
                     num_events += 1
+                    if path == RESPONSES:
+                        kinds.add(each["type"])
             with pytest.raises(jsonschema.ValidationError):
                 jsonschema.validate("a string", schema)
+    async with live(Cut()) as house:
+        cut = await events(house, RESPONSES, input="a")
+    for each in cut:
+        jsonschema.validate(each, schema)
+    kinds |= {each["type"] for each in cut}
+    assert kinds == set(get_args(ResponseEvent.model_fields["type"].annotation))
     print(f"{num_events} events as the document says")
 
 
