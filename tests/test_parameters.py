@@ -4,6 +4,7 @@ from dataclasses import fields
 from typing import Any
 
 import pytest
+from pydantic import BaseModel
 
 from vlserve.doors.grpc.pb import vision_pb2 as pb
 from vlserve.doors.kserve.sampling import Given, sampling
@@ -43,6 +44,26 @@ def test_every_door_has_every_parameter() -> None:
     for name in set(SAMPLING) - NO_KSERVE:
         given = {name: Given(None, name)}
         assert sampling(given, LimitSettings()) == SamplingParams()
+
+
+@pytest.mark.parametrize(
+    ("kind", "theirs"), [(ChatCompletionRequest, CHAT), (ResponseRequest, RESPONSES)]
+)
+def test_the_document_tells_the_bounds_that_are_held(
+    kind: type[BaseModel], theirs: dict[str, str | None]
+) -> None:
+    properties = kind.model_json_schema()["properties"]
+    num_bounds = 0
+    for name in SAMPLING:
+        told = properties.get(theirs.get(name, name), {})
+        beside = {"max_tokens": 10**9} if name == "min_tokens" else {}
+        for bound, beyond in (("minimum", -1), ("maximum", 1)):
+            if bound in told:
+                SamplingParams(**beside | {name: told[bound]})
+                with pytest.raises(ServeError):
+                    SamplingParams(**beside | {name: told[bound] + beyond})
+                num_bounds += 1
+    assert num_bounds > 12
 
 
 @pytest.mark.parametrize(

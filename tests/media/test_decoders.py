@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -64,6 +65,10 @@ def open_files() -> int:
 
 def is_gone(pid: int | None) -> bool:
     return not Path(f"/proc/{pid}").exists()
+
+
+def is_stopped(pid: int) -> bool:
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
 
 
 async def test_every_kind_comes_through_as_it_is_decoded_here() -> None:
@@ -201,6 +206,37 @@ async def test_the_worker_itself_may_be_killed_at_any_time() -> None:
             for task in coming:
                 assert len(await task) == 1
     print("worker killed 5 times, 10 pictures asked for, 10 decoded")
+
+
+@pytest.mark.parametrize("num_killed", [decoders.MAX_LOST - 1, decoders.MAX_LOST])
+async def test_a_picture_outlives_workers_that_die_under_it(
+    num_killed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The one that made an idle process, and the next one, but not any number of them."""
+    pids: list[int] = []
+    async with running() as room:
+        await room.frames(asked(KINDS["jpeg"]))
+        tried = room._try
+
+        async def on_a_dying_worker(*arguments: Any, **named: Any) -> Any:
+            if len(pids) < num_killed:
+                assert room.pid is not None
+                pids.append(room.pid)
+                os.kill(room.pid, signal.SIGSTOP)  # it makes no other one meanwhile
+                await until(lambda: is_stopped(pids[-1]))
+                for pid in (*children(room.pid), room.pid):
+                    os.kill(pid, signal.SIGKILL)
+            return await tried(*arguments, **named)
+
+        monkeypatch.setattr(room, "_try", on_a_dying_worker)
+        coming = room.frames(asked(KINDS["jpeg"]))
+        if num_killed < decoders.MAX_LOST:
+            assert len(await coming) == 1
+        else:
+            with pytest.raises(ServeError) as failed:
+                await coming
+            assert failed.value.code is Code.INTERNAL
+    assert len(set(pids)) == num_killed
 
 
 @pytest.mark.usefixtures("troubled")

@@ -100,6 +100,9 @@ def test_an_empty_turn_is_rendered_as_the_template_has_one() -> None:
     assert written(chat, CONVERSATIONS["an empty answer"]) == written(
         chat, CONVERSATIONS["no answer"]
     )
+    first_part = encoder("idefics2", LOOP + "{{ message['content'][0]['text'] }}|{% endfor %}")
+    for name in ("no answer", "an empty answer"):
+        assert written(first_part, CONVERSATIONS[name]) == "u1||u2|"
 
 
 def test_what_no_folding_mends_is_refused_with_the_way_on() -> None:

@@ -203,3 +203,17 @@ async def test_a_line_end_around_a_request_is_no_request() -> None:
                 else:
                     assert await reader.read() == b""
             writer.close()
+
+
+async def test_a_line_end_sent_while_an_answer_is_made_does_not_close() -> None:
+    engine = ScriptedEngine(step_s=0.02)
+    async with live(engine) as house:
+        reader, writer = await house.connect()
+        for i in range(1, 3):
+            writer.write(asked("one two three four five"))
+            await until(lambda num=i: len(engine.seen) == num)  # type: ignore[misc]
+            writer.write(b"\r\n")
+            async with asyncio.timeout(AT_MOST_S):
+                answer = await read_answer(reader)
+            assert (answer.status, answer.headers.get("connection")) == (200, None)
+        writer.close()

@@ -71,13 +71,10 @@ class HttpProtocol(H11Protocol):
         super().data_received(data)
         if self.conn.their_state is not h11.IDLE:
             self._end_header()
-        if self._is_answering and self.conn.their_state is not h11.SEND_BODY:
-            # uvicorn stops reading where something came ahead, or where another protocol was
-            # offered, and then would not see that the caller leaves.
-            self.flow.resume_reading()
-            # A line end as well: h11 would read it as the next request, and that be answered 400.
-            if self.conn.trailing_data[0]:
-                self._close_after_answer()
+        is_whole = self._is_answering and self.conn.their_state is not h11.SEND_BODY
+        # A line end as well: h11 would read it as the next request, and that be answered 400.
+        if is_whole and self.conn.trailing_data[0]:
+            self._close_after_answer()
 
     def send_400_response(self, msg: str) -> None:
         """Answer what is no request."""
