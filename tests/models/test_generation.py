@@ -49,11 +49,26 @@ def test_long_bad_words_and_first_tokens() -> None:
 
 
 @pytest.mark.parametrize(
-    "settings", [{"min_length": 3}, {"no_repeat_ngram_size": 3}, {"num_beams": 2}]
+    ("name", "value"),
+    [
+        ("encoder_no_repeat_ngram_size", 2),
+        ("encoder_repetition_penalty", 1.2),
+        ("exponential_decay_length_penalty", (2, 1.1)),
+        ("forced_bos_token_id", 1),
+        ("forced_eos_token_id", 1),
+        ("guidance_scale", 2.0),
+        ("min_length", 3),
+        ("min_new_tokens", 3),
+        ("no_repeat_ngram_size", 3),
+        ("num_beams", 2),
+        ("remove_invalid_values", True),
+        ("sequence_bias", [[[1], 1.0]]),
+        ("watermarking_config", {"bias": 2.0}),
+    ],
 )
-def test_what_is_not_served_is_refused_by_name(settings: dict[str, object]) -> None:
-    with pytest.raises(ModelError, match=next(iter(settings))):
-        rules(**settings)
+def test_what_is_not_served_is_refused_by_name(name: str, value: object) -> None:
+    with pytest.raises(ModelError, match=f"sets {name}, which is not served"):
+        rules(**{name: value})
 
 
 @pytest.mark.parametrize("name", ["typical_p", "epsilon_cutoff", "eta_cutoff"])

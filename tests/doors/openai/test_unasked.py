@@ -120,7 +120,7 @@ async def test_turns_and_parts_with_more_than_their_content() -> None:
 async def test_a_turn_that_says_nothing_is_taken(role: str) -> None:
     """What a server answered that found no word, or a client's empty instructions."""
     empty: list[dict[str, Any]] = [
-        {}, *({"content": value} for value in (None, "", [])),
+        {}, *({"content": value} for value in EMPTY[:3]),
         {"content": [{"type": "text", "text": ""}]},
     ]  # fmt: skip
     async with live() as house:
