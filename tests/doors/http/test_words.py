@@ -10,12 +10,14 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import PydanticKnownError
 from pydantic_core.core_schema import ErrorType
 
+from tests.doors.http.live import user
 from vlserve.doors.http.body_route import fitted
 from vlserve.doors.http.words import KINDS
 from vlserve.doors.openai.chat_schema import ChatCompletionRequest
 from vlserve.doors.openai.responses_schema import ResponseRequest
 from vlserve.doors.rest.routes import PictureQuestion, PictureQuestions
 from vlserve.errors import Code, ServeError
+from vlserve.types import MAX_PARTS
 
 IMAGE = {"type": "image_url", "image_url": {"url": "x", "detail": "low"}}
 SCHEMA = {"type": "json_schema", "json_schema": {"schema": {}}}
@@ -67,6 +69,9 @@ WRONG: list[Any] = [
     [None], [[]], [1], ["x"], [{}], [1] * 3000, ["x"] * 3000, {}, {"x": 1}, {"type": "x"},
     {"type": 7}, {"type": "text"}, {"role": "x"}, {str(i): i for i in range(300)},
 ]  # fmt: skip
+
+
+MANY = MAX_PARTS + 1
 
 
 def spoiled(value: Any) -> Iterator[Any]:
@@ -128,3 +133,22 @@ def test_no_word_of_a_validation_library_reaches_a_caller(kind: type[BaseModel])
     assert told == []
     assert kinds <= KINDS, kinds - KINDS
     print(f"tried {num_tried}: {len(kinds)} kinds, {len(seen)} sentences, 0 of the library")
+
+
+@pytest.mark.parametrize(
+    ("kind", "body", "message"),
+    [
+        (ChatCompletionRequest, {"messages": [{"role": "user", "content": "a"}] * MANY},
+         "messages: must hold at most"),
+        (ResponseRequest, {"input": [{"role": "user", "content": "a"}] * MANY},
+         "input: must hold at most"),
+        (ChatCompletionRequest, {"messages": [user(*[{"type": "text", "text": "a"}] * MANY)]},
+         "messages[0].content: must hold at most"),
+    ],
+)  # fmt: skip
+def test_of_a_list_that_is_too_long_its_bound_is_said(
+    kind: type[BaseModel], body: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ServeError) as caught:
+        fitted(kind, body)
+    assert str(caught.value) == f"{message} {MAX_PARTS}, not {MANY}"

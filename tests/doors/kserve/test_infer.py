@@ -109,6 +109,17 @@ async def test_the_question_comes_back_where_it_is_asked_for() -> None:
         assert outputs(answer)["text_output"] == [text]
 
 
+@pytest.mark.parametrize(
+    "name", ["finish_reason", "num_input_tokens", "num_output_tokens", "logprobs"]
+)
+async def test_each_output_comes_as_its_own_flag_says(name: str) -> None:
+    async with live() as house, InferenceClient(house.door.address) as client:
+        usual = set(outputs(await client.infer(asked())))
+        for is_wanted in (True, False):
+            answer = await client.infer(asked(flags={f"return_{name}": is_wanted}))
+            assert set(outputs(answer)) == (usual | {name} if is_wanted else usual - {name})
+
+
 async def test_logprobs_come_where_they_are_asked_for() -> None:
     flags = {"return_logprobs": True}
     async with live() as house, InferenceClient(house.door.address) as client:

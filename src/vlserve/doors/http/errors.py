@@ -17,7 +17,7 @@ from starlette.routing import Match, Route
 from vlserve import request_ids
 from vlserve.doors.http.body_model import EITHER_OBJECT
 from vlserve.doors.http.status import STATUS
-from vlserve.doors.http.words import sentence
+from vlserve.doors.http.words import TYPES, sentence
 from vlserve.errors import Code, ServeError, invalid
 
 _LOG: Final = logging.getLogger(__name__)
@@ -118,7 +118,9 @@ def misfit(errors: Sequence[Any], body: object) -> ServeError:
         path = f"{path}.type".removeprefix(".")
         value = value.get("type") if isinstance(value, dict) else value
     elif location and location[-1] == EITHER_OBJECT:  # of a text or something else
-        return invalid(path, sentence(["string_type", kind], first.get("ctx", {}), value))
+        # What is neither; a list that is too long is no text that is missing.
+        either = ["string_type", kind] if kind in TYPES else [kind]
+        return invalid(path, sentence(either, first.get("ctx", {}), value))
     # A union has an error for each of its members, one after the other.
     same = itertools.takewhile(lambda error: _found(_location(error), body)[0] == path, errors)
     kinds = [kind, *(error["type"] for error in list(same)[1:])]

@@ -42,7 +42,8 @@ _SENTENCES: Final = {
     "union_tag_not_found": "is required",
     "value_error": "{error}",
 }
-KINDS: Final = frozenset(_TYPES) | frozenset(_SENTENCES)
+TYPES: Final = frozenset(_TYPES)
+KINDS: Final = TYPES | frozenset(_SENTENCES)
 
 
 def sentence(kinds: list[str], context: Mapping[str, Any], value: object) -> str:
