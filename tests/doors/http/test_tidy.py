@@ -13,6 +13,7 @@ from tests.doors.http.live import live, read_answer, request_head, served, user
 from tests.scripted import ScriptedEngine
 from tests.waiting import until
 from vlserve.doors.http.encodings import Decoding
+from vlserve.settings import HttpSettings
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 CHAT = "/v1/chat/completions"
@@ -134,6 +135,11 @@ async def test_a_connection_is_kept_as_long_as_is_set(keep_alive_s: float, is_ke
             assert closing.done() is not is_kept
             closing.cancel()
             writer.close()
+
+
+async def test_it_is_kept_longer_than_a_proxy_keeps_its_own() -> None:
+    """One that is closed just as the proxy sends the next request is a request that is lost."""
+    assert HttpSettings().keep_alive_s >= 75
 
 
 async def test_a_line_end_between_requests_does_not_shorten_how_long_it_is_kept(

@@ -296,6 +296,9 @@ async def test_before_it_is_open_it_is_not_ready_and_says_when_to_come_again() -
         model = channel.unary_unary(
             f"/{SERVICE}/ModelReady", None, pb.ModelReadyResponse.FromString
         )
+        index = channel.unary_unary(
+            f"/{SERVICE}/RepositoryIndex", None, pb.RepositoryIndexResponse.FromString
+        )
         assert not (await ready(b"")).ready
         assert not (await model(b"")).ready
         with pytest.raises(grpc.aio.AioRpcError) as refused:
@@ -304,7 +307,12 @@ async def test_before_it_is_open_it_is_not_ready_and_says_when_to_come_again() -
         assert retry_after_s(refused.value) > 0
         assert not await house.client.is_serving(SERVICE)
         house.service.open()
+        (listed,) = (await index(b"")).models
+        assert listed.state == "UNAVAILABLE"
+        assert not (await index(pb.RepositoryIndexRequest(ready=True).SerializeToString())).models
         await house.door.announce(is_serving=True)
+        (listed,) = (await index(pb.RepositoryIndexRequest(ready=True).SerializeToString())).models
+        assert listed.state == "READY"
         assert (await ready(b"")).ready
         assert (await model(b"")).ready
         assert await house.client.is_serving(SERVICE)
