@@ -3,6 +3,7 @@
 import asyncio
 import random
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -133,6 +134,27 @@ async def test_pictures_that_wait_keep_to_what_the_cache_holds(
     requests = [asked(index) for index in range(12)]
     wanted = [oracle.answer(each.messages, each.sampling) for each in requests]
     assert [each.token_ids for each in answers] == wanted
+
+
+async def test_a_picture_that_is_not_kept_counts_for_each_who_asks_about_it(
+    tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each request has features of its own then, although the picture is the same."""
+    async with running(tiny_folder, max_running=1) as engine:
+        monkeypatch.setattr(engine.intake.images, "get", lambda tenant, key: None)
+        one = (await engine.count(asked(0))).images[0].tokens
+        engine.intake.features.num_left = total = 3 * one
+        requests = [replace(asked(0), id=str(index)) for index in range(12)]
+        tasks = [asyncio.create_task(answer(engine, each)) for each in requests]
+        most = 0
+        while not all(task.done() for task in tasks):
+            images = {id(i): i for s in engine._scheduler.sequences for i in s.prompt.images}
+            most = max(most, sum(i.features.num_tokens for i in images.values() if i.features))
+            await asyncio.sleep(0.0005)
+        answers: list[Answer] = [task.result() for task in tasks]
+        assert engine.intake.features.num_left == total
+    assert one < most <= total
+    assert len({tuple(each.token_ids) for each in answers}) == 1
 
 
 async def test_who_disconnects_gives_its_features_back(tiny_folder: Path) -> None:
