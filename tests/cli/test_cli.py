@@ -293,6 +293,14 @@ def test_ask_takes_a_path_for_a_path(server: Server, tmp_path: Path) -> None:
         assert vlserve("ask", word, *at, cwd=tmp_path).stdout == f"user said: {word}\n"
 
 
+def test_ask_says_of_the_model_inside_that_it_is_a_demonstration(tmp_path: Path) -> None:
+    at = ("--grpc.port", str(free_port()))
+    for name, is_inside in (("embedded", True), ("my-own", False)):
+        asked = vlserve("ask", "a", *ECHO, "--model.name", name, *at, cwd=tmp_path)
+        assert asked.stdout == "user said: a\n"
+        assert ("embedded is a demonstration model" in asked.stderr) is is_inside
+
+
 def test_ask_reads_a_picture_from_stdin(server: Server, tmp_path: Path) -> None:
     Image.new("RGB", (20, 10), "red").save(tmp_path / "red.png")
     at = ("--grpc.port", str(server.port))

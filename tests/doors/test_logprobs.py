@@ -1,7 +1,8 @@
 """At each door the bytes of the tokens of an answer make exactly its text, whatever ends it."""
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,10 @@ from tests.doors.grpc.live import served as grpc_served
 from tests.doors.http.live import House, served, user
 from tests.doors.kserve.asked import InferenceClient, asked, outputs
 from tests.engines.collect import running
+from tests.scripted import ScriptedEngine
 from vlserve.doors.grpc.pb import vision_pb2 as pb
 from vlserve.engines.native.engine import NativeEngine
+from vlserve.types import Chunk, Request
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 CHAT, RESPONSES = "/v1/chat/completions", "/v1/responses"
@@ -24,10 +27,27 @@ DRAWN: dict[str, Any] = {"temperature": 1.8, "seed": 0}
 Told = tuple[str, bytes]  # a text, and what its tokens are together
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="session")
-async def house(tiny_folder: Path) -> AsyncIterator[House[NativeEngine]]:
-    async with running(tiny_folder) as engine, served(engine) as house:
-        yield house
+class Late(ScriptedEngine):
+    """Its tokens are known after their text is shown, and come in a piece without one."""
+
+    async def generate(self, request: Request) -> AsyncGenerator[Chunk]:
+        async for chunk in super().generate(request):
+            tokens = [replace(token, data=chunk.text.encode(), top=()) for token in chunk.logprobs]
+            yield replace(chunk, token_ids=(), logprobs=()) if tokens else chunk
+            if tokens:
+                yield Chunk("", chunk.token_ids, logprobs=tuple(tokens))
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session", params=["native", "late"])
+async def house(
+    request: pytest.FixtureRequest, tiny_folder: Path
+) -> AsyncIterator[House[NativeEngine] | House[Late]]:
+    if request.param == "late":
+        async with served(Late()) as late:
+            yield late
+    else:
+        async with running(tiny_folder) as engine, served(engine) as native:
+            yield native
 
 
 def cases(length: str) -> list[dict[str, Any]]:
