@@ -1,5 +1,6 @@
 """What is loaded, and what is refused and how."""
 
+import ast
 import json
 import os
 import pty
@@ -46,6 +47,8 @@ SETTINGS = (
     "tokenizer_config.json",
     "generation_config.json",
 )
+
+ROOT = Path(__file__).parents[2]
 
 
 def refused(path: Path) -> str:
@@ -185,3 +188,17 @@ def test_the_canary_sings(tiny_folder: Path, tmp_path: Path) -> None:
         env=os.environ | {"HF_HOME": str(tmp_path / "hub")},
     )
     assert ran.exists()
+
+
+def test_every_call_that_reads_a_folder_says_that_its_code_is_not_trusted() -> None:
+    calls = [
+        (path.name, call)
+        for path in (ROOT / "src").rglob("*.py")
+        for call in ast.walk(ast.parse(path.read_text()))
+        if isinstance(call, ast.Call) and ast.unparse(call.func).endswith(".from_pretrained")
+    ]
+    assert len(calls) >= 4
+    for name, call in calls:
+        said = {each.arg: ast.unparse(each.value) for each in call.keywords}
+        assert said.get("trust_remote_code") == "False", (name, ast.unparse(call))
+        assert said.get("local_files_only") == "True", (name, ast.unparse(call))

@@ -160,3 +160,9 @@ async def test_a_request_that_is_cut_off_as_the_server_stops_is_told_so() -> Non
 async def test_what_is_no_origin_is_refused_at_the_start(origin: str) -> None:
     with pytest.raises(ValidationError, match=f"{re.escape(repr(origin))} is not an origin"):
         HttpSettings(allowed_origins=f"http://localhost:3000, {origin}")
+
+
+async def test_no_page_of_another_origin_is_allowed_where_nothing_is_set() -> None:
+    async with live(max_message_mib=1) as house:
+        for kind, answer in (await every_kind(house, {"Origin": PAGE})).items():
+            assert "access-control-allow-origin" not in answer.headers, kind
