@@ -4,10 +4,11 @@ Later wins: defaults < vlserve.toml < environment (VLSERVE_ENGINE__MAX_RUNNING) 
 (--engine.max-running), one name in all four. Unknown keys are refused.
 """
 
+import difflib
 import os
 import re
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -20,6 +21,7 @@ from pydantic import (
     field_validator,
     model_validator,
 )
+from pydantic_core import ErrorDetails
 from pydantic_settings import (
     BaseSettings,
     EnvSettingsSource,
@@ -31,6 +33,7 @@ from pydantic_settings import (
 
 from vlserve import example
 from vlserve.types import DEFAULT_MAX_TOKENS
+from vlserve.words import sentence
 
 SETTINGS_FILE = Path("vlserve.toml")
 MIB = 1024 * 1024
@@ -38,6 +41,9 @@ CPU_CACHE_MIB = 512  # where cache_mib is not set: memory there has other uses
 PILLOW_MAX_PIXELS = 89_478_485  # above it the decoder itself speaks of a bomb
 
 
+_CLOSE = 0.8  # of 1: a letter or two are otherwise
+# What a TOML parser says of the place of a fault.
+_WHERE = re.compile(r", at line \d+, column \d+|, at end of document")
 # As a browser writes one: no path, no user, no slash at the end.
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://([a-z0-9._-]+|\[[0-9a-f:.]+\])(:[0-9]{1,5})?")
 
@@ -126,7 +132,11 @@ class LimitSettings(_Room):
     @model_validator(mode="after")
     def _one_message_has_room(self) -> Self:
         if self.max_bodies_mib < self.max_message_mib:
-            raise ValueError("max_bodies_mib must be at least max_message_mib")
+            least = self.max_message_mib
+            raise ValueError(
+                f"max_bodies_mib must be at least max_message_mib, {least}, not"
+                f" {self.max_bodies_mib}"
+            )
         return self
 
     @property
@@ -274,9 +284,10 @@ def read(flags: Mapping[str, Mapping[str, str]]) -> tuple[Settings, dict[str, Or
         given[Origin.ENVIRONMENT] = EnvSettingsSource(Settings)()
         given[Origin.FILE] = TomlConfigSettingsSource(Settings)()
     except tomllib.TOMLDecodeError as error:
-        raise WrongSettings(f"{SETTINGS_FILE}: {error}") from None
-    except SettingsError as error:
-        raise WrongSettings(f"environment: {error}") from None
+        where = _WHERE.search(str(error).replace(" (at ", ", at "))
+        raise WrongSettings(f"{SETTINGS_FILE} is not TOML{where[0] if where else ''}") from None
+    except SettingsError:
+        raise WrongSettings(_no_room()) from None
     _refuse_unknown_variables()
 
     def origin(*path: str | int) -> Origin:
@@ -286,12 +297,34 @@ def read(flags: Mapping[str, Mapping[str, str]]) -> tuple[Settings, dict[str, Or
         settings = Settings.model_validate({room: dict(named) for room, named in flags.items()})
     except ValidationError as error:
         raise WrongSettings(
-            "\n".join(
-                f"{'.'.join(map(str, item['loc']))}: {item['msg']} ({origin(*item['loc'])})"
-                for item in error.errors()
-            )
+            "\n".join(f"{_wrong(item)} ({origin(*item['loc'])})" for item in error.errors())
         ) from None
     return settings, {f"{room}.{name}": origin(room, name) for room, name, _ in names()}
+
+
+def _wrong(item: ErrorDetails) -> str:
+    """What is wrong with one setting, in our words."""
+    path, kind = ".".join(map(str, item["loc"])), item["type"]
+    if kind == "extra_forbidden":
+        known = {f"{room}.{name}" for room, name, _ in names()}
+        return f"{path}: there is no such setting{_close(path, known)}"
+    if path in Settings.model_fields and kind != "value_error":
+        example = next(f"{room}.{name}" for room, name, _ in names() if room == path)
+        return f"{path} holds settings: set each by its own name, such as {example}"
+    said = sentence([kind], item.get("ctx", {}), item["input"])
+    return f"{path}: {said}" if kind == "value_error" else f"{path} {said}"
+
+
+def _close(name: str, known: Collection[str]) -> str:
+    close = difflib.get_close_matches(name, sorted(known), 1, _CLOSE)
+    return f"; close to it: {close[0]}" if close else ""
+
+
+def _no_room() -> str:
+    """What is wrong with a variable that should hold a whole room, and is no JSON."""
+    rooms = [f"VLSERVE_{room.upper()}" for room in Settings.model_fields]
+    name = next(room for room in rooms if room in {each.upper() for each in os.environ})
+    return f"{name} holds settings: set each by its own name, such as {name}__NAME (environment)"
 
 
 def _holds(tree: Any, path: tuple[str | int, ...]) -> bool:
@@ -308,7 +341,8 @@ def _refuse_unknown_variables() -> None:
     known |= {f"{prefix}{room}".upper() for room in Settings.model_fields}
     for variable in os.environ:
         if variable.upper().startswith(prefix) and variable.upper() not in known:
-            raise WrongSettings(f"{variable}: no such setting (environment)")
+            close = _close(variable.upper(), known)
+            raise WrongSettings(f"{variable}: there is no such setting{close} (environment)")
 
 
 # For activations, the pictures in work and the program itself.

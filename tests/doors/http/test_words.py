@@ -12,12 +12,12 @@ from pydantic_core.core_schema import ErrorType
 
 from tests.doors.http.live import user
 from vlserve.doors.http.body_route import fitted
-from vlserve.doors.http.words import KINDS
 from vlserve.doors.openai.chat_schema import ChatCompletionRequest
 from vlserve.doors.openai.responses_schema import ResponseRequest
 from vlserve.doors.rest.routes import PictureQuestion, PictureQuestions
 from vlserve.errors import Code, ServeError
 from vlserve.types import MAX_PARTS
+from vlserve.words import KINDS
 
 IMAGE = {"type": "image_url", "image_url": {"url": "x", "detail": "low"}}
 SCHEMA = {"type": "json_schema", "json_schema": {"schema": {}}}

@@ -17,8 +17,8 @@ from starlette.routing import Match, Route
 from vlserve import request_ids
 from vlserve.doors.http.body_model import EITHER_OBJECT
 from vlserve.doors.http.status import STATUS
-from vlserve.doors.http.words import TYPES, sentence
 from vlserve.errors import Code, ServeError, invalid
+from vlserve.words import TYPES, sentence
 
 _LOG: Final = logging.getLogger(__name__)
 

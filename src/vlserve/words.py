@@ -55,7 +55,8 @@ def sentence(kinds: list[str], context: Mapping[str, Any], value: object) -> str
         return f"must be {' or '.join(allowed)}, not {shown(value)}"
     template = _SENTENCES.get(kind, "is not what is allowed here: {value}")
     num = len(value) if isinstance(value, list | dict | str) else 0
-    return template.format_map({**context, "value": shown(value), "num": num})
+    bounds = {n: shown_number(b) if isinstance(b, float) else b for n, b in context.items()}
+    return template.format_map({**bounds, "value": shown(value), "num": num})
 
 
 def shown(value: object) -> str:
