@@ -137,7 +137,7 @@ async def test_while_the_engine_starts_it_listens_and_says_not_serving(
         assert not await caller.is_serving()
         refused = caller.chat(SLOW)
         assert await refused.code() is grpc.StatusCode.UNAVAILABLE
-        assert await refused.details() == "the server is starting"
+        assert await refused.details() == "the server is starting: ask again when it is ready"
         engine.may_start.set()
         await opening
 

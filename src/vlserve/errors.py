@@ -3,6 +3,9 @@
 from enum import StrEnum
 from typing import Final
 
+FAILED: Final = "the server failed to answer this request: its log says why, under the request's id"
+NO_DATA: Final = "holds no data: send the bytes of a picture or a video"
+_STOPPING_RETRY_S: Final = 1.0
 MAX_QUOTED: Final = 64  # characters of a caller's own text that an error repeats
 
 
@@ -59,6 +62,17 @@ def quoted(text: str) -> str:
 def invalid(field: str, message: str) -> ServeError:
     """An INVALID_ARGUMENT that names the field at fault."""
     return ServeError(Code.INVALID_ARGUMENT, message, field=field)
+
+
+def failed() -> ServeError:
+    """An INTERNAL: a fault of ours, which the log has."""
+    return ServeError(Code.INTERNAL, FAILED)
+
+
+def stopping() -> ServeError:
+    """An UNAVAILABLE of a server that takes no more requests."""
+    message = "the server is stopping: ask again when it has started"
+    return ServeError(Code.UNAVAILABLE, message, retry_after_s=_STOPPING_RETRY_S)
 
 
 def too_long(max_tokens: int, num_tokens: int, *, is_exact: bool = True) -> ServeError:

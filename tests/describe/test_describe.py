@@ -20,7 +20,7 @@ from vlserve.describe.ask import COLUMNS
 from vlserve.describe.errors import DescribeError
 from vlserve.describe.journal import SUFFIX, Journal
 from vlserve.doors.grpc.server import GrpcDoor
-from vlserve.errors import ServeError
+from vlserve.errors import FAILED, NO_DATA, ServeError
 from vlserve.service.service import Service
 from vlserve.settings import GrpcSettings, LimitSettings, Settings
 from vlserve.types import Detail
@@ -106,7 +106,7 @@ async def test_a_broken_picture_is_a_row_that_says_so(
         failed = {Path(row["path"]).name: row for row in rows(out) if row["error"]}
         assert sorted(failed) == ["005.png", "006.png", "none.png"]
         assert "damaged or cut short" in failed["005.png"]["error"]
-        assert failed["006.png"]["error"] == "invalid_argument: holds no data"
+        assert failed["006.png"]["error"] == f"invalid_argument: {NO_DATA}"
         assert failed["none.png"]["error"] == "unreadable: No such file or directory"
         assert failed["005.png"]["text"] is failed["005.png"]["seconds"] is None
         said = capsys.readouterr()
@@ -133,9 +133,7 @@ async def test_what_failed_for_another_reason_is_retried(folder: Path, tmp_path:
         at = house.door.address
         assert await ran(folder, out, at, question="break") == 1
         assert len(house.engine.seen) == 2 * NUM
-        assert {row["error"] for row in rows(out)} == {
-            "internal: the server failed to answer this request"
-        }
+        assert {row["error"] for row in rows(out)} == {f"internal: {FAILED}"}
         assert await ran(folder, out, at, question="break") == 1
         assert len(house.engine.seen) == 2 * NUM
         assert await ran(folder, out, at, question="break", retry_failed=True) == 1

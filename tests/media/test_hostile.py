@@ -28,7 +28,7 @@ OURS = re.compile(
     rf"|is not {TAKEN}"
     r"|is a picture that is damaged or cut short"
     r"|has samples of mode \w+: send whole numbers of 1, 8 or 16 bits"
-    r"|has no pixels"
+    r"|has \d+ x \d+ pixels: it holds nothing to see"
     rf"|has \d+ x \d+ = \d+ pixels; scale it to at most {MAX_PIXELS}"
     rf"|has more than {MAX_PIXELS} pixels; scale it down"
 )

@@ -21,7 +21,7 @@ KINDS = pictures.kinds()
 BITMAPS = pictures.bitmaps()
 TAKEN = "a picture in one of PNG, JPEG, WEBP, GIF, BMP, TIFF, AVIF"
 TEXTS = re.compile(
-    r"has no pixels"
+    r"has \d+ x \d+ pixels: it holds nothing to see"
     r"|has (\d+ x \d+ = \d+|more than 1000000) pixels; scale it (to at most 1000000|down)"
     r"|has samples of mode \w+: send whole numbers of 1, 8 or 16 bits"
     rf"|is not {TAKEN}"

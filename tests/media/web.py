@@ -81,6 +81,9 @@ GOOD: Final = (
     "http://[2606:4700::6810:84e5]/p.png",
     "http://good.example/chain/3",
 )
+FAILED: Final = (
+    "could not be fetched: its host is unknown, not public, or does not answer as it should"
+)
 # Answered by their host, but not with what may be taken.
 TOO_LARGE: Final = "has more than 1048576 bytes, the most that is fetched (media.fetch_mib)"
 BODIES: Final = {
@@ -89,13 +92,13 @@ BODIES: Final = {
     "http://good.example/gzip": "is sent compressed, which was not asked for",
     "http://good.example/drip": "could not be fetched within 1 s (media.fetch_s)",
     "http://good.example/silent": "could not be fetched within 1 s (media.fetch_s)",
-    "http://good.example/headers": "could not be fetched",
+    "http://good.example/headers": FAILED,
     "http://good.example/404": "could not be fetched: its server answers 404",
-    "http://good.example/cut": "could not be fetched",
-    "http://good.example/garbage": "could not be fetched",
+    "http://good.example/cut": FAILED,
+    "http://good.example/garbage": FAILED,
     "http://user:secret@good.example/p.png": "must be a URL without a user and a password",
-    "http://nowhere.example/p.png": "could not be fetched",
-    "http://93.184.216.34:9/p.png": "could not be fetched",
+    "http://nowhere.example/p.png": FAILED,
+    "http://93.184.216.34:9/p.png": FAILED,
 }
 
 

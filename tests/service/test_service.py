@@ -13,7 +13,7 @@ from tests.scripted import MODEL, ScriptedEngine
 from tests.waiting import until
 from vlserve.engines.base import Engine
 from vlserve.engines.echo import EchoEngine
-from vlserve.errors import MAX_QUOTED, Code, ServeError
+from vlserve.errors import MAX_QUOTED, Code, ServeError, stopping
 from vlserve.media.decoders import Decoders, Encoded
 from vlserve.media.errors import Refused
 from vlserve.service.check import check
@@ -153,7 +153,7 @@ async def test_before_open_and_while_draining_nobody_comes_in() -> None:
     draining = asyncio.create_task(service.drain())
     await asyncio.sleep(0)
     error = await refused(service, request("x"))
-    assert (error.code, error.message) == (Code.UNAVAILABLE, "the server is shutting down")
+    assert (error.code, error.message) == (Code.UNAVAILABLE, stopping().message)
     assert not draining.done()
     assert await running == "a b c "
     await asyncio.wait_for(draining, 1)

@@ -6,9 +6,9 @@ import zlib
 from collections import deque
 from collections.abc import AsyncGenerator
 
-from vlserve.engines.base import RETRY_S, Begun, EngineInfo, Load
+from vlserve.engines.base import Begun, EngineInfo, Load
 from vlserve.engines.stop_strings import StopStrings
-from vlserve.errors import Code, ServeError, invalid, too_long
+from vlserve.errors import invalid, stopping, too_long
 from vlserve.settings import EngineSettings, ModelSettings
 from vlserve.timings import Stage, Stopwatch
 from vlserve.types import (
@@ -110,7 +110,7 @@ class EchoEngine:
     async def count(self, request: Request) -> TokenCount:
         """A word is a token, and a picture is one of one tile."""
         if self._closed.is_set():
-            raise _unavailable()
+            raise stopping()
         return _count(request)
 
     async def ended(self) -> None:
@@ -123,17 +123,17 @@ class EchoEngine:
         while self._waiting:
             turn = self._waiting.popleft()
             if not turn.done():
-                turn.set_exception(_unavailable())
+                turn.set_exception(stopping())
 
     async def _step(self) -> None:
         await asyncio.sleep(0)
         if self._closed.is_set():
-            raise _unavailable()
+            raise stopping()
         self._num_steps += 1
 
     async def _take_slot(self) -> None:
         if self._closed.is_set():
-            raise _unavailable()
+            raise stopping()
         if self._num_running == self._max_running:
             turn = asyncio.get_running_loop().create_future()
             self._waiting.append(turn)
@@ -190,7 +190,3 @@ def _finish_reason(
     if stop.is_stopped or count == num_words:
         return FinishReason.STOP
     return FinishReason.LENGTH if count == limit else None
-
-
-def _unavailable() -> ServeError:
-    return ServeError(Code.UNAVAILABLE, "the engine is closed", retry_after_s=RETRY_S)

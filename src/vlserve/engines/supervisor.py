@@ -25,7 +25,7 @@ from vlserve.engines.wire import (
     Submit,
     WireError,
 )
-from vlserve.errors import Code, ServeError
+from vlserve.errors import Code, ServeError, failed, stopping
 from vlserve.models.errors import ModelError
 from vlserve.settings import EngineSettings, ModelSettings
 from vlserve.types import Chunk, Request, TokenCount
@@ -41,6 +41,8 @@ STALLED_S: Final = 120.0
 PAUSES_S: Final = (0.0, 0.5, 1.0, 2.0)
 # Times that a request may be running when the process dies: the first may be another's fault.
 MAX_TRIES: Final = 2
+_DEADLY: Final = f"the engine died {MAX_TRIES} times at this request: its log says of what"
+_DEAD: Final = "the engine has died and starts again: ask again when it has started"
 # Deaths after which requests are sent one by one, each when the one before it is heard of:
 # something kills before it is known to run, and so it shows what.
 CAREFUL_DEATHS: Final = 2
@@ -281,7 +283,7 @@ class Supervisor:
                     await child.send(item.kind(item.key, item.request))
                 except WireError:
                     _log.exception("a request failed before it ran")
-                    self._refuse(item, ServeError(Code.INTERNAL, "the request failed"))
+                    self._refuse(item, failed())
                 if self._num_deaths >= CAREFUL_DEATHS:
                     await item.heard.wait()
             del item
@@ -351,8 +353,7 @@ class Supervisor:
             if ticket.request is None:
                 self._refuse(ticket, self._unavailable())
             elif ticket.num_tries >= MAX_TRIES:
-                failed = "the request failed: the engine's process died while it ran, each time"
-                self._refuse(ticket, ServeError(Code.INTERNAL, failed))
+                self._refuse(ticket, ServeError(Code.INTERNAL, _DEADLY))
             else:
                 ticket.is_sent = ticket.is_begun = False
                 self._outbox.put_nowait(ticket)
@@ -371,9 +372,10 @@ class Supervisor:
         self._ended.set()
 
     def _unavailable(self) -> ServeError:
-        what = "is closed" if self._is_closed else "has died and is started again"
+        if self._is_closed:
+            return stopping()
         retry_after_s = max(RETRY_S, self._start_s)
-        return ServeError(Code.UNAVAILABLE, f"the engine {what}", retry_after_s=retry_after_s)
+        return ServeError(Code.UNAVAILABLE, _DEAD, retry_after_s=retry_after_s)
 
 
 async def _next_item(ticket: _Ticket) -> Chunk | TokenCount | None:

@@ -38,7 +38,7 @@ from vlserve.engines.wire import (
     Submit,
     ToWorker,
 )
-from vlserve.errors import Code, ServeError
+from vlserve.errors import FAILED, Code, ServeError
 from vlserve.models.errors import ModelError
 from vlserve.processes import connect_to_front
 from vlserve.settings import EngineSettings, ModelSettings
@@ -123,7 +123,7 @@ class Worker:
         except Exception:
             _log.exception("a request failed")
             self._outbox.put_nowait(
-                Refused(key, Code.INTERNAL, "the request failed", field=None, retry_after_s=None)
+                Refused(key, Code.INTERNAL, FAILED, field=None, retry_after_s=None)
             )
 
     def _forget(self, key: int, task: asyncio.Task[None]) -> None:

@@ -12,7 +12,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from vlserve.errors import Code, ServeError
+from vlserve.errors import failed, stopping
 from vlserve.media.errors import Refused
 from vlserve.media.files import Kept, file, seal, write_sealed
 from vlserve.media.wire import (
@@ -129,7 +129,7 @@ class Decoders:
             try:
                 found = await self._answer(what, source, only_size=True)
                 if not isinstance(found, Size):
-                    raise _failed()
+                    raise failed()
             except BaseException:
                 os.close(source)
                 raise
@@ -155,7 +155,7 @@ class Decoders:
             finally:
                 os.close(source)
         if not isinstance(found, list):
-            raise _failed()
+            raise failed()
         return found
 
     async def _answer(
@@ -191,7 +191,7 @@ class Decoders:
                 case _:
                     return found
         if not num_killed:
-            raise _failed()
+            raise failed()
         raise Refused("ends the process that decodes it: encode it anew")
 
     async def _try(
@@ -263,7 +263,7 @@ class Decoders:
         with theirs:
             if self._is_closed:
                 ours.close()
-                raise ServeError(Code.UNAVAILABLE, "the server is shutting down", retry_after_s=1.0)
+                raise stopping()
             for _ in range(2):
                 worker = self._worker or self._start_worker()
                 try:
@@ -341,7 +341,3 @@ def _sealed(fd: int) -> mmap.mmap:
 
 def _name(number: int) -> str:
     return signal.Signals(number).name if number else "an error"
-
-
-def _failed() -> ServeError:
-    return ServeError(Code.INTERNAL, "the request failed")

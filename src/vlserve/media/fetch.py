@@ -26,7 +26,10 @@ _HEADERS: Final = {
     "Accept-Encoding": "identity",
 }
 # One text for all, so that none tells what is there inside and what is not.
-_FAILED: Final = "could not be fetched"
+_FAILED: Final = (
+    "could not be fetched: its host is unknown, not public, or does not answer as it should"
+)
+_NO_URL: Final = "is not a URL: write http:// or https://, the host, and the path in ASCII"
 
 
 class Fetcher:
@@ -63,12 +66,12 @@ class Fetcher:
 
     def _judged(self, url: str, base: URL | None = None) -> URL:
         if len(url) > _MAX_URL or not url.isascii() or not url.isprintable() or "\\" in url:
-            raise Refused("is not a URL")
+            raise Refused(_NO_URL)
         try:
             target = base.join(URL(url)) if base else URL(url)
             host, _ = target.host, target.port
         except ValueError:
-            raise Refused("is not a URL") from None
+            raise Refused(_NO_URL) from None
         if target.scheme not in ("http", "https") or not host:
             raise Refused("must be an http: or https: URL")
         if target.user is not None or target.password is not None:

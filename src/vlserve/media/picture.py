@@ -118,7 +118,7 @@ def _opened(data: Data, max_pixels: int) -> ImageFile.ImageFile:
     except UnidentifiedImageError:
         raise _not_taken(data[:_BRANDS_END]) from None
     if picture.width < 1 or picture.height < 1:
-        raise Refused("has no pixels")
+        raise Refused(f"has {picture.width} x {picture.height} pixels: it holds nothing to see")
     if picture.width * picture.height > max_pixels:
         raise too_many_pixels(picture.width, picture.height, max_pixels)
     return picture

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from vlserve.errors import invalid
+from vlserve.errors import NO_DATA, invalid
 from vlserve.media import data_url, uploads
 from vlserve.media.allowance import Allowance
 from vlserve.media.bounds import Allowed, allowed
@@ -59,7 +59,7 @@ class Sources:
         Raises ServeError(INVALID_ARGUMENT) naming `field` for nothing, or for more than is kept.
         """
         if not data:
-            raise invalid(field, "holds no data")
+            raise invalid(field, NO_DATA)
         digest = await asyncio.to_thread(hashlib.sha256, data)
         reference = f"{uploads.SCHEME}{digest.hexdigest()}"
         return self.uploads.keep(reference, data, tenant, field, name=name, purpose=purpose)
@@ -89,7 +89,7 @@ class Sources:
             raise bounds.refusal(ref.field, refused) from None
         fetch_s = time.monotonic() - begin_s if _scheme(ref).startswith(_WEB) else 0.0
         if not data:
-            raise invalid(ref.field, "holds no data")
+            raise invalid(ref.field, NO_DATA)
         max_frames, detail = 0, Detail.LOW
         if isinstance(ref, VideoRef):
             max_frames = ref.num_frames(bounds.max_video_frames)

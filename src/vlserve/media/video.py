@@ -177,7 +177,7 @@ def _stream(container: InputContainer, max_pixels: int) -> VideoStream:
     if context.name not in CODECS and stream.codec.canonical_name not in CODECS:
         raise Refused(f"is coded in {context.name}: must be in one of {', '.join(sorted(CODECS))}")
     if context.width < 1 or context.height < 1:
-        raise Refused("has no pixels")
+        raise Refused(f"has {context.width} x {context.height} pixels: it holds nothing to see")
     if context.width * context.height > max_pixels:
         raise _too_large(context.width, context.height, max_pixels)
     context.thread_count = 1

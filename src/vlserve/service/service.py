@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from vlserve.budget import Budget, Claim
 from vlserve.engines.base import Begun, Engine, EngineInfo
-from vlserve.errors import Code, ServeError, quoted
+from vlserve.errors import Code, ServeError, quoted, stopping
 from vlserve.media.room import MediaRoom
 from vlserve.service.check import check
 from vlserve.service.fan_out import merge, single_answers, with_images
@@ -70,7 +70,7 @@ class Service:
         """A claim on what the messages of all requests may hold together, in bytes: for a door,
         until the request is answered. It grows as the message comes."""
         return self._bodies.claim(
-            "the messages of all requests hold too much: together at most"
+            "the messages of all requests hold too much, ask again: together at most"
             f" {self._limits.max_bodies_mib} MiB (limits.max_bodies_mib)"
         )
 
@@ -190,7 +190,9 @@ class Service:
     def _opened_queue(self) -> Queue:
         if self._queue is not None and not self._is_draining:
             return self._queue
-        message = "the server is shutting down" if self._is_draining else "the server is starting"
+        if self._is_draining:
+            raise stopping()
+        message = "the server is starting: ask again when it is ready"
         raise ServeError(Code.UNAVAILABLE, message, retry_after_s=FIRST_DURATION_S)
 
 

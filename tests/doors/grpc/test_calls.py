@@ -15,6 +15,7 @@ from tests.scripted import MODEL
 from vlserve.doors.grpc import wire_cost
 from vlserve.doors.grpc.pb import vision_pb2 as pb
 from vlserve.doors.grpc.server import GrpcDoor
+from vlserve.errors import FAILED
 from vlserve.settings import GrpcSettings, LimitSettings
 from vlserve.types import ChatRequest, Guide, GuideKind, Message, Role, SamplingParams
 
@@ -191,7 +192,7 @@ async def test_a_failure_inside_says_nothing_about_the_inside(
         failed = await refusal(house.client, wire, is_stream=is_stream)
         assert house.service.num_inside == 0
     assert failed.error.code() is grpc.StatusCode.INTERNAL
-    assert failed.error.details() == "the server failed to answer this request"
+    assert failed.error.details() == FAILED
     assert failed.texts == (["a "] if is_stream else [])
     assert "Traceback" in caplog.text
 

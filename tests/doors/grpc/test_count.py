@@ -11,6 +11,7 @@ from tests.doors.grpc.live import detail, live, png, refusal, retry_after_s
 from tests.scripted import MODEL
 from tests.waiting import until
 from vlserve.doors.grpc.pb import vision_pb2 as pb
+from vlserve.errors import FAILED
 from vlserve.types import ChatRequest, ImageRef, Message, Role
 
 # One event loop for all: grpc.aio holds on to the first one that it meets.
@@ -97,7 +98,7 @@ async def test_a_failure_of_a_count_says_nothing_about_the_inside() -> None:
         with pytest.raises(grpc.aio.AioRpcError) as refused:
             await house.client.count_tokens(pb.VisionRequest(prompt="break"))
     assert refused.value.code() is grpc.StatusCode.INTERNAL
-    assert refused.value.details() == "the server failed to answer this request"
+    assert refused.value.details() == FAILED
 
 
 async def test_a_count_that_finds_no_place_is_told_when_to_come_again() -> None:

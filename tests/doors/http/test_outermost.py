@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from tests.doors.http.live import Answer, House, live, read_answer, request_head, served, user
 from tests.scripted import ScriptedEngine
 from tests.waiting import until
+from vlserve import errors
 from vlserve.doors.grpc.pb import vision_pb2 as pb
 from vlserve.request_ids import MAX_LENGTH
 from vlserve.settings import HttpSettings
@@ -147,7 +148,7 @@ async def test_a_request_that_is_cut_off_as_the_server_stops_is_told_so() -> Non
         await until(lambda: engine.num_steps > 3)
         stopping = asyncio.create_task(house.http.stop())
         answer = await read_answer(reader)
-        assert (answer.status, answer.error["message"]) == (503, "the server is stopping")
+        assert (answer.status, answer.error["message"]) == (503, errors.stopping().message)
         assert answer.error["request_id"] == ID["X-Request-Id"]
         await stopping
         writer.close()

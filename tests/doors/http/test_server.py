@@ -16,6 +16,7 @@ from tests.waiting import until
 from vlserve.doors.http import protocol
 from vlserve.doors.http import streaming as answers
 from vlserve.doors.http.server import HttpDoor
+from vlserve.errors import FAILED
 from vlserve.settings import HttpSettings, LimitSettings
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -32,7 +33,7 @@ async def test_health_follows_what_is_announced() -> None:
         assert int(unready.headers["retry-after"]) >= 1
         starting = await house.post(CHAT, HOLD)
         assert starting.status == 503
-        assert starting.error["message"] == "the server is starting"
+        assert starting.error["message"] == "the server is starting: ask again when it is ready"
         assert (await house.get("/v1/models")).status == 503
         await house.http.announce(is_serving=True)
         assert (await house.get("/health/ready")).json == {"status": "ready"}
@@ -282,7 +283,7 @@ async def test_a_failure_inside_says_nothing_about_the_inside(
     async with live() as house:
         answer = await house.post(CHAT, {"messages": [user("a break")]})
     assert answer.status == 500
-    assert answer.error["message"] == "the server failed to answer this request"
+    assert answer.error["message"] == FAILED
     assert "secret" not in answer.body.decode()
     assert "Traceback" in caplog.text
 

@@ -19,6 +19,7 @@ from tests.scripted import ScriptedEngine
 from tests.waiting import until
 from vlserve.doors.kserve.pb import inference_pb2 as pb
 from vlserve.doors.kserve.servicer import MAX_AT_ONCE
+from vlserve.errors import FAILED
 from vlserve.types import Guide, GuideKind
 
 # One event loop for all: grpc.aio holds on to the first one that it meets.
@@ -360,8 +361,8 @@ async def test_a_failure_inside_says_nothing_about_the_inside() -> None:
             await client.infer(asked("a break"))
         *_, piece = await client.pieces(asked("a break", flags={"stream": True}))
     assert refused.value.code() is grpc.StatusCode.INTERNAL
-    assert refused.value.details() == "the server failed to answer this request"
-    assert piece.error_message == "the server failed to answer this request"
+    assert refused.value.details() == FAILED
+    assert piece.error_message == FAILED
 
 
 async def test_who_leaves_a_stream_ends_all_of_its_work() -> None:

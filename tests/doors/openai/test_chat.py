@@ -14,6 +14,7 @@ from tests.doors.http.live import data_url, live, picture_part, read_answer, tex
 from tests.doors.http.live import request_head as head
 from tests.scripted import MODEL, ScriptedEngine
 from tests.waiting import until
+from vlserve.errors import FAILED
 from vlserve.types import Guide, GuideKind
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -211,7 +212,7 @@ async def test_a_failure_in_mid_stream_is_told_and_ends_it(
     *_, error, done = raw.body.decode().strip().split("\n\n")
     assert done == "data: [DONE]"
     assert json.loads(error.removeprefix("data: "))["error"]["type"] == "server_error"
-    assert failed.value.message == "the server failed to answer this request"
+    assert failed.value.message == FAILED
     assert "Traceback" in caplog.text
 
 

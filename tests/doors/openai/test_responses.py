@@ -11,6 +11,7 @@ from pydantic import BaseModel
 from tests.doors.grpc.live import png
 from tests.doors.http.live import data_url, live
 from tests.scripted import MODEL
+from vlserve.errors import FAILED
 from vlserve.types import GuideKind, Role
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -160,7 +161,7 @@ async def test_a_failure_in_mid_stream(caplog: pytest.LogCaptureFixture) -> None
         events = [event async for event in stream]
     last: Any = events[-1]
     assert last.type == "response.failed"
-    assert last.response.error.message == "the server failed to answer this request"
+    assert last.response.error.message == FAILED
     assert "Traceback" in caplog.text
 
 

@@ -14,7 +14,7 @@ from google.protobuf.message import DecodeError, Message
 from vlserve import request_ids
 from vlserve.doors.grpc.status import rendered
 from vlserve.doors.grpc.wire_cost import MAX_FIELDS, is_costly
-from vlserve.errors import Code, ServeError, invalid
+from vlserve.errors import Code, ServeError, failed, invalid
 from vlserve.service.service import Service
 from vlserve.settings import LimitSettings
 
@@ -90,7 +90,7 @@ def worded(error: Exception) -> ServeError:
     if isinstance(error, ServeError):
         return error
     _LOG.error("request %s failed", request_ids.current(), exc_info=error)
-    return ServeError(Code.INTERNAL, "the server failed to answer this request")
+    return failed()
 
 
 @contextmanager

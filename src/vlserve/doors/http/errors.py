@@ -17,7 +17,7 @@ from starlette.routing import Match, Route
 from vlserve import request_ids
 from vlserve.doors.http.body_model import EITHER_OBJECT
 from vlserve.doors.http.status import STATUS
-from vlserve.errors import Code, ServeError, invalid
+from vlserve.errors import Code, ServeError, failed, invalid
 from vlserve.words import TYPES, sentence
 
 _LOG: Final = logging.getLogger(__name__)
@@ -78,7 +78,7 @@ def body_of(error: Exception) -> ErrorBody:
     and nothing of it is said."""
     if not isinstance(error, ServeError):
         _LOG.error("request %s failed", request_ids.current(), exc_info=error)
-        error = ServeError(Code.INTERNAL, "the server failed to answer this request")
+        error = failed()
     status = STATUS[error.code]
     code = "model_not_found" if (error.code, error.field) == (Code.NOT_FOUND, "model") else None
     kind = _TYPES.get(status, _BAD_REQUEST_TYPE)
@@ -124,7 +124,11 @@ def misfit(errors: Sequence[Any], body: object) -> ServeError:
     # A union has an error for each of its members, one after the other.
     same = itertools.takewhile(lambda error: _found(_location(error), body)[0] == path, errors)
     kinds = [kind, *(error["type"] for error in list(same)[1:])]
-    return invalid(path, sentence(kinds, first.get("ctx", {}), value)) if path else no_object()
+    said = sentence(kinds, first.get("ctx", {}), value)
+    if not path:
+        too_many = kind == "value_error"  # an object, of more fields than are looked at
+        return ServeError(Code.INVALID_ARGUMENT, f"the body {said}") if too_many else no_object()
+    return invalid(path, said)
 
 
 def _location(error: Mapping[str, Any]) -> Sequence[str | int]:
@@ -169,15 +173,15 @@ def handle_errors(app: FastAPI) -> None:
             text += " boundary in Content-Type"
         return status_response(status, text, headers)
 
-    async def failed(_: Request, error: Exception) -> Response:
+    async def crashed(_: Request, error: Exception) -> Response:
         # Starlette raises it once more, so that it is logged outside: not twice.
         del error
-        return response_of(ServeError(Code.INTERNAL, "the server failed to answer this request"))
+        return response_of(failed())
 
     app.add_exception_handler(ServeError, refused)
     app.add_exception_handler(RequestValidationError, misfitting)
     app.add_exception_handler(HTTPException, by_status)
-    app.add_exception_handler(Exception, failed)
+    app.add_exception_handler(Exception, crashed)
 
 
 def _methods(app: FastAPI, request: Request) -> set[str]:

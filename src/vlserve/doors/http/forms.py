@@ -12,6 +12,7 @@ from starlette.types import Scope
 from vlserve.errors import Code, ServeError, invalid
 
 FORM: Final = "multipart/form-data"
+NOT_A_FILE: Final = "must be a file: give the part a filename"
 # What may come is a field; a client of OpenAI's sends two for `expires_after`, which is refused.
 _MAX_FIELDS: Final = 3
 

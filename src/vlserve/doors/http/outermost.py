@@ -8,10 +8,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from vlserve import request_ids
 from vlserve.doors.http.errors import response_of
-from vlserve.errors import Code, ServeError
+from vlserve.errors import stopping
 
 _LOG: Final = logging.getLogger(__name__)
-_ASK_AGAIN_S: Final = 1.0
 
 
 class Outermost:
@@ -44,10 +43,7 @@ class Outermost:
         except asyncio.CancelledError:
             if has_begun:
                 raise
-            stopping = ServeError(
-                Code.UNAVAILABLE, "the server is stopping", retry_after_s=_ASK_AGAIN_S
-            )
-            await response_of(stopping)(scope, receive, named)
+            await response_of(stopping())(scope, receive, named)
         except Exception as error:
             _LOG.error("request %s failed", request_id, exc_info=error)
             if not is_whole:  # then the server ends the connection

@@ -9,10 +9,11 @@ from vlserve.doors.grpc.calls import refuse_unknown
 from vlserve.doors.kserve import sampling
 from vlserve.doors.kserve.pb import inference_pb2 as pb
 from vlserve.doors.kserve.sampling import Given
-from vlserve.doors.kserve.tensors import Element, read, requested, shown
+from vlserve.doors.kserve.tensors import Element, read, requested, shown_name
 from vlserve.errors import Code, ServeError, invalid, quoted
 from vlserve.settings import LimitSettings
 from vlserve.types import ChatRequest, ImageRef, Message, Role, VideoRef
+from vlserve.words import shown
 
 VERSION: Final = "1"
 # The first bytes of a picture that is written in base64. Those of a file are no such text in any
@@ -93,19 +94,22 @@ def _parameters(wire: pb.ModelInferRequest) -> tuple[float | None, dict[str, Giv
     """The time that the caller gives, s, and the sampling parameters."""
     timeout_s, given = None, {}
     for name, parameter in wire.parameters.items():
-        path = f"parameters.{shown(name)}"
+        path = f"parameters.{shown_name(name)}"
         kind = parameter.WhichOneof("parameter_choice")
         value = getattr(parameter, kind) if kind else None
         match name:
             case "timeout":
                 microseconds = parameter.int64_param
                 if kind != "int64_param" or microseconds < 0:
-                    raise invalid(path, "must be a whole number of microseconds")
+                    raise invalid(
+                        path,
+                        f"must be a whole number of microseconds, at least 0, not {shown(value)}",
+                    )
                 timeout_s = microseconds / 1e6 or None
             case "triton_enable_empty_final_response":
                 # The last piece says that it is the last: no empty one need follow it.
                 if kind != "bool_param":
-                    raise invalid(path, "must be true or false")
+                    raise invalid(path, f"must be true or false, not {shown(value)}")
             case _:
                 given[name] = Given(value, path)
     return timeout_s, given

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from vlserve.doors.fields import fields_named
-from vlserve.doors.kserve.tensors import shown
+from vlserve.doors.kserve.tensors import shown_name
 from vlserve.doors.unasked import asks_nothing, is_empty
-from vlserve.errors import invalid
+from vlserve.errors import ServeError, invalid
 from vlserve.parameters import (
     NOT_UNICODE,
     Biases,
@@ -30,6 +30,7 @@ from vlserve.types import (
     MediaBounds,
     SamplingParams,
 )
+from vlserve.words import shown
 
 _MAX_BYTES: Final = 256 * 1024
 
@@ -50,10 +51,10 @@ def written(text: bytes) -> dict[str, Given]:
     try:
         values = json.loads(text)
     except (ValueError, RecursionError):
-        raise invalid(field, "is not JSON") from None
+        raise invalid(field, 'is not JSON: write an object, such as {"temperature": 0.5}') from None
     if not isinstance(values, dict):
-        raise invalid(field, "must be a JSON object")
-    return {name: Given(value, f"{field}.{shown(name)}") for name, value in values.items()}
+        raise invalid(field, f"must be a JSON object, not {shown(values)}")
+    return {name: Given(value, f"{field}.{shown_name(name)}") for name, value in values.items()}
 
 
 def sampling(given: Mapping[str, Given], limits: LimitSettings) -> SamplingParams:
@@ -115,6 +116,10 @@ def _guide(guides: Mapping[str, Given]) -> Guide | None:
     return made[0] if made else None
 
 
+def _wrong(given: Given, what: str) -> ServeError:
+    return invalid(given.path, f"must be {what}, not {shown(given.value)}")
+
+
 def _whole(given: Given) -> int:
     value = given.value
     try:
@@ -122,7 +127,7 @@ def _whole(given: Given) -> int:
             raise ValueError
         return int(value)
     except ValueError:
-        raise invalid(given.path, "must be a whole number") from None
+        raise _wrong(given, "a whole number") from None
 
 
 def _number(given: Given) -> float:
@@ -132,12 +137,12 @@ def _number(given: Given) -> float:
             raise ValueError
         return float(value)
     except (ValueError, OverflowError):
-        raise invalid(given.path, "must be a number") from None
+        raise _wrong(given, "a number") from None
 
 
 def _text(given: Given) -> str:
     if not isinstance(given.value, str):
-        raise invalid(given.path, "must be a string")
+        raise _wrong(given, "a text")
     if not is_unicode(given.value):
         raise invalid(given.path, NOT_UNICODE)
     return given.value
@@ -145,7 +150,7 @@ def _text(given: Given) -> str:
 
 def _list(given: Given) -> list[Given]:
     if not isinstance(given.value, list):
-        raise invalid(given.path, "must be a list")
+        raise _wrong(given, "a list")
     return [Given(value, f"{given.path}[{i}]") for i, value in enumerate(given.value)]
 
 
@@ -159,16 +164,16 @@ def _stop(given: Given) -> tuple[str, ...]:
 
 def _bias(given: Given) -> dict[int, float]:
     if not isinstance(given.value, dict):
-        raise invalid(given.path, "must map token ids to numbers")
+        raise _wrong(given, "an object of token ids and numbers")
     return {
-        _whole(Given(token, given.path)): _number(Given(bias, f"{given.path}.{shown(token)}"))
+        _whole(Given(token, given.path)): _number(Given(bias, f"{given.path}.{shown_name(token)}"))
         for token, bias in given.value.items()
     }
 
 
 def _json_object(given: Given) -> Guide | None:
     if not isinstance(given.value, bool):
-        raise invalid(given.path, "must be true or false")
+        raise _wrong(given, "true or false")
     return Guide(GuideKind.JSON_OBJECT) if given.value else None
 
 

@@ -12,6 +12,7 @@ ANY: Final = -1
 _NO_PARAMETER: Final = "is no parameter of this tensor, which has none: shared memory is not served"
 _LENGTH: Final = struct.Struct("<I")
 _NAME_CHARACTERS: Final = 64
+_SHOWN_SIZES: Final = 4
 _CONTENTS: Final = {"BYTES": "bytes_contents", "BOOL": "bool_contents"}
 
 Element = bytes | bool | int
@@ -50,7 +51,7 @@ _INPUT_OF: Final = {tensor.name: tensor for tensor in INPUTS}
 _OUTPUT_OF: Final = {tensor.name: tensor for tensor in OUTPUTS}
 
 
-def shown(name: str) -> str:
+def shown_name(name: str) -> str:
     """A name of the caller's as an error may hold it: any text, and as long as they like."""
     return name[:_NAME_CHARACTERS].encode(errors="replace").decode()
 
@@ -63,13 +64,16 @@ def read(wire: pb.ModelInferRequest, max_images: int) -> dict[str, list[Element]
     """
     raws = wire.raw_input_contents
     if raws and len(raws) != len(wire.inputs):
-        raise invalid("raw_input_contents", "must hold one for each input")
+        raise invalid(
+            "raw_input_contents",
+            f"must hold one for each input, {len(wire.inputs)}, not {len(raws)}",
+        )
     found: dict[str, list[Element]] = {}
     for i, sent in enumerate(wire.inputs):
         tensor = _INPUT_OF.get(sent.name)
         if tensor is None:
             raise invalid(
-                shown(sent.name) or f"inputs[{i}].name",
+                shown_name(sent.name) or f"inputs[{i}].name",
                 "is no input: ModelMetadata has all",
             )
         if sent.name in found:
@@ -83,7 +87,7 @@ def read(wire: pb.ModelInferRequest, max_images: int) -> dict[str, list[Element]
             found[sent.name] = _contents(sent, tensor, count)
     for tensor in INPUTS:
         if not tensor.is_optional and tensor.name not in found:
-            raise invalid(tensor.name, "is missing")
+            raise invalid(tensor.name, "is required")
     return found
 
 
@@ -95,7 +99,7 @@ def requested(wire: pb.ModelInferRequest) -> set[str]:
     for i, sent in enumerate(wire.outputs):
         if sent.name not in _OUTPUT_OF:
             raise invalid(
-                shown(sent.name) or f"outputs[{i}].name",
+                shown_name(sent.name) or f"outputs[{i}].name",
                 "is no output: ModelMetadata has all",
             )
         _refuse_parameters(sent)
@@ -124,13 +128,18 @@ def _count(sent: pb.ModelInferRequest.InferInputTensor, tensor: Tensor, max_imag
     shape = list(sent.shape)
     if tensor.size != ANY:
         if shape != [tensor.size]:
-            raise invalid(name, f"must have the shape [{tensor.size}]")
+            raise invalid(name, f"must have the shape [{tensor.size}], not {_shape(shape)}")
     elif len(shape) != 1 or shape[0] < 0:
-        raise invalid(name, "must have one dimension")
+        raise invalid(name, f"must have one dimension, not the shape {_shape(shape)}")
     elif shape[0] > max_images:
         most = f"a request may hold at most {max_images} (limits.max_images)"
         raise invalid(name, f"is {shape[0]} pictures; {most}")
     return int(shape[0])
+
+
+def _shape(shape: list[int]) -> str:
+    more = ", ..." if len(shape) > _SHOWN_SIZES else ""
+    return f"[{', '.join(map(str, shape[:_SHOWN_SIZES]))}{more}]"
 
 
 def _refuse_parameters(
@@ -138,7 +147,7 @@ def _refuse_parameters(
 ) -> None:
     for parameter in sent.parameters:
         raise invalid(
-            f"{sent.name}.{shown(parameter)}",
+            f"{sent.name}.{shown_name(parameter)}",
             _NO_PARAMETER,
         )
 
@@ -146,7 +155,7 @@ def _refuse_parameters(
 def _unpacked(raw: bytes, tensor: Tensor, count: int) -> list[Element]:
     if tensor.datatype == "BOOL":
         if len(raw) != count:
-            raise invalid(tensor.name, "is not as long as its shape says")
+            raise invalid(tensor.name, f"has {len(raw)} bytes, its shape says {count}")
         return [byte != 0 for byte in raw]
     elements: list[Element] = []
     at = 0
@@ -154,10 +163,12 @@ def _unpacked(raw: bytes, tensor: Tensor, count: int) -> list[Element]:
         begin = at + _LENGTH.size
         at = begin + _LENGTH.unpack_from(raw, at)[0] if begin <= len(raw) else begin
         if at > len(raw):
-            raise invalid(tensor.name, "is shorter than its shape says")
+            raise invalid(tensor.name, f"ends before the {count} elements that its shape says")
         elements.append(raw[begin:at])
     if at != len(raw):
-        raise invalid(tensor.name, "is longer than its shape says")
+        raise invalid(
+            tensor.name, f"has {len(raw) - at} bytes after the {count} elements that its shape says"
+        )
     return elements
 
 
@@ -167,8 +178,10 @@ def _contents(
     wanted = _CONTENTS[tensor.datatype]
     for descriptor, _ in sent.contents.ListFields():
         if descriptor.name != wanted:
-            raise invalid(f"{tensor.name}.contents", f"must be in {wanted}")
+            raise invalid(
+                f"{tensor.name}.contents", f"must be in {wanted}, not in {descriptor.name}"
+            )
     elements = list(getattr(sent.contents, wanted))
     if len(elements) != count:
-        raise invalid(tensor.name, "has not as many elements as its shape says")
+        raise invalid(tensor.name, f"has {len(elements)} elements, its shape says {count}")
     return elements

@@ -8,10 +8,11 @@ from pydantic import BaseModel
 from starlette.datastructures import UploadFile
 
 from vlserve.doors.http.errors import CALL_REFUSALS, refusals
-from vlserve.doors.http.forms import FORM, form_of, media_type
+from vlserve.doors.http.forms import FORM, NOT_A_FILE, form_of, media_type
 from vlserve.errors import Code, ServeError, invalid
 from vlserve.service.service import Service
 from vlserve.types import Upload
+from vlserve.words import shown
 
 _FIELDS: Final = ("file", "purpose")
 _REFUSALS: Final = refusals(
@@ -70,15 +71,17 @@ def routes(service: Service) -> APIRouter:
     async def upload(request: Request) -> KeptFile:
         """Keep a picture or a video for a time."""
         if media_type(request.scope) != FORM:
-            raise ServeError(Code.INVALID_ARGUMENT, f"the body must be {FORM}")
+            raise ServeError(Code.INVALID_ARGUMENT, f"the body must be sent as {FORM}")
         async with form_of(request, _FIELDS) as form:
             said = form.get("purpose", _PURPOSES[0])
             purpose = next((each for each in _PURPOSES if each == said), None)
             if purpose is None:
-                raise invalid("purpose", f"must be one of {', '.join(_PURPOSES)}")
+                raise invalid(
+                    "purpose", f"must be one of {', '.join(_PURPOSES)}, not {shown(said)}"
+                )
             file = form.get("file")
             if not isinstance(file, UploadFile):
-                raise invalid("file", "must be a file")
+                raise invalid("file", NOT_A_FILE)
             data, name = await file.read(), file.filename or ""
         return _shown(await service.upload(data, name=name, purpose=purpose))
 

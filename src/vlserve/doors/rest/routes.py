@@ -16,10 +16,10 @@ from vlserve.doors.fields import fields_named
 from vlserve.doors.http.body_model import Said, Text
 from vlserve.doors.http.body_route import AskingRoute, fitted, said
 from vlserve.doors.http.errors import CALL_REFUSALS, ErrorDetail, body_of
-from vlserve.doors.http.forms import FORM, form_of, media_type
+from vlserve.doors.http.forms import FORM, NOT_A_FILE, form_of, media_type
 from vlserve.doors.http.request_bounds import RequestBounds, media_bounds
 from vlserve.doors.http.streaming import TimedAnswer, unless_gone, whole
-from vlserve.errors import invalid
+from vlserve.errors import NO_DATA, invalid
 from vlserve.service.service import Service
 from vlserve.settings import LimitSettings
 from vlserve.types import LEFT_TO_MODEL, ChatRequest, ImageRef, Message, Role, SamplingParams
@@ -122,7 +122,9 @@ def routes(service: Service, limits: LimitSettings) -> APIRouter:
         """The same for many pictures, each a request of its own. Where none of them is answered,
         the call ends as the first does."""
         if len(body.images) > limits.max_images:
-            raise invalid("images", f"must hold at most {limits.max_images} pictures")
+            num = len(body.images)
+            most = f"must hold at most {limits.max_images} pictures (limits.max_images), not {num}"
+            raise invalid("images", most)
         results = await unless_gone(request.receive, _described(service, limits, body.images))
         errors = [result for result in results if isinstance(result, Exception)]
         if len(errors) == len(results):
@@ -151,7 +153,7 @@ async def _question(request: Request) -> tuple[ImageRef, Question]:
 async def _form_question(form: FormData) -> tuple[ImageRef, Question]:
     file = form.get("image")
     if not isinstance(file, UploadFile):
-        raise invalid("image", "must be a file")
+        raise invalid("image", NOT_A_FILE)
     body: dict[str, object] = {name: text for name, text in form.items() if name != "image"}
     if isinstance(bounds := body.get("media_bounds"), str) and bounds:
         body["media_bounds"] = _read(bounds)
@@ -162,12 +164,14 @@ def _read(text: str) -> object:
     try:
         return from_json(text)
     except ValueError:
-        raise invalid("media_bounds", "is not JSON") from None
+        raise invalid(
+            "media_bounds", 'is not JSON: write an object, such as {"max_images": 1}'
+        ) from None
 
 
 def _image_ref(data: str, field: str) -> ImageRef:
     if not data:
-        raise invalid(field, "holds no data")
+        raise invalid(field, NO_DATA)
     return ImageRef(url=data if data.startswith("data:") else f"data:;base64,{data}", field=field)
 
 

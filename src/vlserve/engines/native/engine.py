@@ -16,13 +16,12 @@ from vlserve.engines.native.loading import load
 from vlserve.engines.native.runners.faults import is_device_lost, is_out_of_memory
 from vlserve.engines.native.scheduling.scheduler import Plan
 from vlserve.engines.native.scheduling.sequence import Sequence
-from vlserve.errors import Code, ServeError
+from vlserve.errors import FAILED, Code, ServeError
 from vlserve.settings import MIB, EngineSettings, ModelSettings
 from vlserve.types import Chunk, Request, TokenCount
 
 _log = logging.getLogger(__name__)
 
-FAILED = "the request failed"
 OUT_OF_MEMORY = "the device has no memory left for this request: try it later, or make it shorter"
 
 Outcome = tuple[Sequence, Chunk | Begun | ServeError]

@@ -87,5 +87,6 @@ class Inbox:
 
 
 def unavailable() -> ServeError:
-    """What those are told whom a closed engine does not answer."""
-    return ServeError(Code.UNAVAILABLE, "the engine is closed", retry_after_s=RETRY_S)
+    """What those are told whom an engine that has ended does not answer."""
+    message = "the engine has ended: ask again when it has started"
+    return ServeError(Code.UNAVAILABLE, message, retry_after_s=RETRY_S)

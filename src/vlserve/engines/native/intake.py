@@ -19,7 +19,7 @@ from vlserve.engines.native.text.matcher import Matcher
 from vlserve.engines.native.vision.encoder import Encoder
 from vlserve.engines.native.vision.feature_budget import FeatureBudget
 from vlserve.engines.native.vision.image_cache import ImageCache
-from vlserve.errors import Code, ServeError, invalid, too_long
+from vlserve.errors import ServeError, failed, invalid, too_long
 from vlserve.models.prompt import Prompt, PromptImage
 from vlserve.timings import Stage, Stopwatch
 from vlserve.types import Image, Request, SamplingParams, TokenCount
@@ -147,7 +147,7 @@ class Intake:
             raise
         except Exception as error:
             _log.exception("request %s failed at %s", request.id, what)
-            raise ServeError(Code.INTERNAL, "the request failed") from error
+            raise failed() from error
         finally:
             self.num_preparing -= 1
 

@@ -7,9 +7,8 @@ from contextlib import suppress
 from itertools import count
 from typing import Final
 
-from vlserve.engines.base import RETRY_S
 from vlserve.engines.native.text.vocabulary import Vocabulary
-from vlserve.errors import Code, ServeError, invalid
+from vlserve.errors import failed, invalid, stopping
 from vlserve.processes import Process
 
 WORKER: Final = "vlserve.engines.native.text.guide_worker"
@@ -53,7 +52,7 @@ class GuideCheck:
         async with self._turns:
             await self.start()
             if self._is_closed or self._writer is None:
-                raise _closed()
+                raise stopping()
             number = next(self._numbers)
             answer = self._waiting[number] = asyncio.get_running_loop().create_future()
             try:
@@ -63,7 +62,7 @@ class GuideCheck:
             except TimeoutError:
                 _log.exception("the guide worker does not answer: it is killed")
                 await self._kill()
-                raise ServeError(Code.INTERNAL, "the request failed") from None
+                raise failed() from None
             finally:
                 del self._waiting[number]
         if reason:
@@ -95,12 +94,7 @@ class GuideCheck:
             _log.error("the guide worker has died")
         for answer in self._waiting.values():
             if not answer.done():
-                failed = ServeError(Code.INTERNAL, "the request failed")
-                answer.set_exception(_closed() if self._is_closed else failed)
-
-
-def _closed() -> ServeError:
-    return ServeError(Code.UNAVAILABLE, "the engine is closed", retry_after_s=RETRY_S)
+                answer.set_exception(stopping() if self._is_closed else failed())
 
 
 def _line(value: object) -> bytes:
