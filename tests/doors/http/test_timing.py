@@ -61,7 +61,7 @@ async def test_a_whole_answer_has_every_stage(path: str, body: object) -> None:
     first, total = times.pop("first-token"), times.pop("total")
     assert WAIT_S * 1000 <= times["queue"] < first < total
     assert times["media-decode"] > 0 == times["fetch"]
-    assert STEP_S * 1000 <= times["prefill"] < WAIT_S * 500
+    assert times["prefill"] >= STEP_S * 1000
     assert times["decode"] >= 4 * STEP_S * 1000
     assert sum(times.values()) <= total + 0.05 * len(times)  # each is rounded
 
