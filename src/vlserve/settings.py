@@ -32,7 +32,7 @@ from pydantic_settings import (
 )
 
 from vlserve import example
-from vlserve.types import DEFAULT_MAX_TOKENS
+from vlserve.types import DEFAULT_MAX_TOKENS, DEFAULT_VIDEO_FRAMES
 from vlserve.words import sentence
 
 SETTINGS_FILE = Path("vlserve.toml")
@@ -98,16 +98,17 @@ class LimitSettings(_Room):
         description="messages that are here and not answered yet, all together, MiB",
     )
     max_images: int = Field(
-        16,
+        32,
         ge=0,
         description="pictures in a request, the frames of its videos among them; a request may"
         " lower it",
     )
     max_video_frames: int = Field(
-        8,
+        32,
         ge=1,
         le=256,
-        description="frames that a model is given of a video; a request may lower it",
+        description="most frames that a model is given of a video, of which a request that names no"
+        f" number gets {DEFAULT_VIDEO_FRAMES}; a request may lower it",
     )
     max_image_pixels: int = Field(
         50_000_000,

@@ -37,6 +37,7 @@ MAX_GUIDE_CHARACTERS = 65_536
 MAX_PARTS = 2048  # messages and their parts together
 MAX_TOKEN_ID = 2**32 - 1  # of any vocabulary
 DEFAULT_MAX_TOKENS = 200
+DEFAULT_VIDEO_FRAMES: Final = 8  # of a video for which a request names no number
 
 
 Picture_co = TypeVar("Picture_co", covariant=True)
@@ -79,17 +80,13 @@ class ImageRef:
 @dataclass(frozen=True, slots=True)
 class VideoRef:
     """An untrusted video, as an ImageRef is a picture. The model is given some of its frames, as
-    several pictures of low detail in order: `max_frames`, or where it is 0 as many as the limit
-    lets. It lowers that limit for this one, which MediaBounds may have lowered for all."""
+    several pictures of low detail in order: at most `max_frames`, or where it is 0 as many as
+    MediaBounds names, or where that names none either as many as the server takes by default."""
 
     data: bytes = field(default=b"", repr=False)
     url: str = field(default="", repr=False, kw_only=True)
     max_frames: int = field(default=0, kw_only=True)
     field: str = "video"
-
-    def num_frames(self, limit: int) -> int:
-        """How many frames it stands for at most."""
-        return self.max_frames or limit
 
 
 @dataclass(frozen=True, slots=True)

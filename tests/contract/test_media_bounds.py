@@ -108,16 +108,16 @@ async def test_a_stock_client_lowers_bounds_and_raises_none(house: Doors, ask: A
     cases: list[tuple[dict[str, int], str]] = [
         ({}, ""),
         ({"max_images": 1, "max_image_pixels": 48, "max_image_bytes": num_bytes}, ""),
-        ({"max_video_frames": 8}, ""),
+        ({"max_video_frames": 32}, ""),
         ({"max_image_pixels": 47}, picture),
         ({"max_image_bytes": num_bytes - 1}, picture),
         *(
             ({name: value}, f"media_bounds.{name}")
             for name, most in {
-                "max_images": 16,
+                "max_images": 32,
                 "max_image_bytes": 64 << 20,
                 "max_image_pixels": 50_000_000,
-                "max_video_frames": 8,
+                "max_video_frames": 32,
             }.items()
             for value in (0, most + 1)
         ),
@@ -153,6 +153,13 @@ async def test_the_frames_of_a_video_by_each_way_to_say_so(house: Doors) -> None
     ]
     assert seen == [seen[0]] * 5
     assert len(seen[0]) == 3
+    house.engine.seen.clear()
+    await chat(media_io_kwargs={"video": {"num_frames": 16}})  # above what is given unasked
+    await channel(max_video_frames=16)
+    await channel(max_frames=16)
+    await channel()
+    asked = [len(list(request.messages[0].pictures())) for request in house.engine.seen]
+    assert asked == [16, 16, 16, 8]
     with pytest.raises(grpc.aio.AioRpcError) as raised:
         await channel(max_frames=5, max_video_frames=3)
     assert raised.value.code() is grpc.StatusCode.INVALID_ARGUMENT

@@ -31,7 +31,7 @@ MOST = {
     "max_images": 2,
     "max_image_bytes": 1 << 20,
     "max_image_pixels": 100_000,
-    "max_video_frames": 8,
+    "max_video_frames": 32,
 }
 CLIP = clips.animation("GIF")
 REFUSED = "refused"

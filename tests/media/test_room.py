@@ -98,12 +98,12 @@ async def test_an_upload_is_its_tenants_own() -> None:
         (ImageRef(b"nothing"), "is not a picture in one of PNG, JPEG, WEBP, GIF, BMP, TIFF, AVIF"),
         (VideoRef(PNG[:50]), "is a video that is damaged or cut short"),
         (
-            VideoRef(PNG, max_frames=9),
-            "must ask for at most 8 frames (limits.max_video_frames), not 9",
+            VideoRef(PNG, max_frames=33),
+            "must ask for at most 32 frames (limits.max_video_frames), not 33",
         ),
         (
             VideoRef(PNG, max_frames=-1),
-            "must ask for at most 8 frames (limits.max_video_frames), not -1",
+            "must ask for at most 32 frames (limits.max_video_frames), not -1",
         ),
     ],
 )
@@ -123,6 +123,20 @@ async def test_a_video_is_some_of_its_frames_in_order() -> None:
         assert len(images) == 5
         assert images[0].sha256 == DIGEST
         assert [clips.number(image.pixels) for image in images[1:]] == [3, 11, 18, 26]
+
+
+@pytest.mark.parametrize(
+    ("max_frames", "limits", "num_frames"),
+    [(0, {}, 8), (16, {}, 16), (32, {}, 32), (0, {"max_video_frames": 5}, 5)],
+)
+async def test_a_video_gives_what_is_asked_for_or_the_default(
+    max_frames: int, limits: dict[str, Any], num_frames: int
+) -> None:
+    engine = ScriptedEngine()
+    clip = VideoRef(clips.video(num_frames=40), max_frames=max_frames)
+    async with opened(engine, **limits) as service:
+        await text(service, request(clip, "x"))
+    assert len(list(engine.seen[0].messages[0].pictures())) == num_frames
 
 
 async def test_frames_count_as_pictures() -> None:

@@ -294,7 +294,7 @@ PICTURE = ImageRef(b"", "the picture")
         ([(USER, ["a"]), (USER, [""])], "messages[1]"),
         ([(SYSTEM, ["a", PICTURE]), (USER, ["b"])], "the picture"),
         ([(USER, ["a"]), (ASSISTANT, [PICTURE]), (USER, ["c"])], "the picture"),
-        ([(USER, [PICTURE] * 17)], "the picture"),
+        ([(USER, [PICTURE] * 33)], "the picture"),
         ([(SYSTEM, ["a"]), (USER, [PICTURE, "<image>\ud83d"])], "messages[1]"),
         ([(USER, ["a", "\udc00"]), (ASSISTANT, ["b"]), (USER, ["c"])], "messages[0]"),
     ],

@@ -6,7 +6,7 @@ from typing import Final
 from vlserve.errors import ServeError, invalid
 from vlserve.media.errors import Refused
 from vlserve.settings import MIB, LimitSettings
-from vlserve.types import MediaBounds
+from vlserve.types import DEFAULT_VIDEO_FRAMES, MediaBounds, VideoRef
 
 _SETTINGS: Final = {
     "max_images": "limits.max_images",
@@ -30,6 +30,15 @@ class Allowed:
     def holder(self, bound: str) -> str:
         """What holds a bound, as a message names it: a setting, or the request itself."""
         return f"the request's own {bound}" if bound in self.lowered else _SETTINGS[bound]
+
+    def num_frames(self, video: VideoRef) -> int:
+        """How many frames a video stands for at most: what it asks for itself, else what its
+        request asks for, else the default, which is no more than the limit."""
+        if video.max_frames:
+            return video.max_frames
+        if "max_video_frames" in self.lowered:
+            return self.max_video_frames
+        return min(DEFAULT_VIDEO_FRAMES, self.max_video_frames)
 
     def refusal(self, name: str, refused: Refused) -> ServeError:
         """INVALID_ARGUMENT of what was refused in the field `name`, with what holds its bound."""

@@ -92,7 +92,7 @@ class Sources:
             raise invalid(ref.field, NO_DATA)
         max_frames, detail = 0, Detail.LOW
         if isinstance(ref, VideoRef):
-            max_frames = ref.num_frames(bounds.max_video_frames)
+            max_frames = bounds.num_frames(ref)
         else:
             detail = ref.detail
         encoded = Encoded(data, bounds.max_image_pixels, max_frames, tenant)

@@ -59,7 +59,7 @@ def _num_images(ref: ImageRef | VideoRef, bounds: Allowed) -> int:
         raise invalid(
             ref.field, f"must ask for at most {most} frames ({holder}), not {ref.max_frames}"
         )
-    return ref.num_frames(most)
+    return bounds.num_frames(ref)
 
 
 def _too_many(ref: ImageRef | VideoRef, before: int, num: int, bounds: Allowed) -> str:

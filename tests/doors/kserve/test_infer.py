@@ -209,7 +209,7 @@ SAMPLING: list[tuple[str, Any]] = [
     (".max_images", {"max_images": 1.5}),
     (".max_image_bytes", {"max_image_bytes": 2**30 + 1}),
     (".max_image_pixels", {"max_image_pixels": 50_000_001}),
-    (".max_video_frames", {"max_video_frames": 9}),
+    (".max_video_frames", {"max_video_frames": 33}),
     (".media_bounds", {"media_bounds": {"max_images": 1}}),
     (".?", {"\ud800": 1}),
     (f".{'x' * 64}", {"x" * 100_000: 1}),

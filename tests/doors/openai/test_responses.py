@@ -183,7 +183,7 @@ REFUSED: list[tuple[str, dict[str, Any]]] = [
     ("input[0].content[0]", pictured(file_id=f"sha256:{'0' * 64}", image_url=data_url())),
     ("input[0].content[0]", pictured(image_url="")),
     ("media_bounds.max_images", {"media_bounds": {"max_images": 0}}),
-    ("media_bounds.max_images", {"media_bounds": {"max_images": 17}}),
+    ("media_bounds.max_images", {"media_bounds": {"max_images": 33}}),
     ("media_bounds.max_images", {"media_bounds": {"max_images": 1.5}}),
     ("media_bounds.max_pixels", {"media_bounds": {"max_pixels": 1}}),
     ("input[0].content[0].image_url",

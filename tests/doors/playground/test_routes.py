@@ -76,7 +76,7 @@ async def test_the_facts_are_the_settings() -> None:
     assert facts == {
         "question": example.QUESTION,
         "max_images": 3,
-        "max_video_frames": 8,
+        "video_frames": 8,
         "max_message_mib": 64,
         "default_max_tokens": 50,
     }

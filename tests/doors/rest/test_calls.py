@@ -53,7 +53,7 @@ REFUSED: list[tuple[str | None, object]] = [
     ("media_bounds.max_pixels", {"image_data": DATA, "media_bounds": {"max_pixels": 5}}),
     ("media_bounds.max_images", {"image_data": DATA, "media_bounds": {"max_images": "5"}}),
     ("media_bounds.max_images", {"image_data": DATA, "media_bounds": {"max_images": True}}),
-    ("media_bounds.max_images", {"image_data": DATA, "media_bounds": {"max_images": 17}}),
+    ("media_bounds.max_images", {"image_data": DATA, "media_bounds": {"max_images": 33}}),
     ("image_data", {"image_data": DATA, "media_bounds": {"max_image_pixels": 47}}),
     (None, [DATA]),
 ]
@@ -73,7 +73,7 @@ async def test_refusals_name_the_callers_field() -> None:
                 ("media_bounds", b"5"),
                 ("media_bounds.max_pixels", b'{"max_pixels": 5}'),
                 ("media_bounds.max_images", b'{"max_images": 0}'),
-                ("media_bounds.max_images", b'{"max_images": 17}'),
+                ("media_bounds.max_images", b'{"max_images": 33}'),
                 ("image", b'{"max_image_pixels": 47}'),
                 ("image", b'{"max_image_bytes": %d}' % (len(png()) - 1)),
             )
@@ -119,7 +119,7 @@ async def test_many_pictures_each_have_their_own_outcome() -> None:
 
 async def test_each_of_many_has_bounds_of_its_own() -> None:
     bounds: list[dict[str, Any]] = [{}, {"max_image_pixels": 48}, {"max_image_pixels": 47}]
-    bounds += [{"max_images": 0}, {"max_images": 17}]
+    bounds += [{"max_images": 0}, {"max_images": 33}]
     items = [{"image_data": DATA, "prompt": "a", "media_bounds": each} for each in bounds]
     async with live() as house:
         answer = await house.post(MANY, {"images": items})

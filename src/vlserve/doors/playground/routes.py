@@ -16,6 +16,7 @@ from fastapi import APIRouter, Request, Response
 from vlserve import example
 from vlserve.models.families import DEMONSTRATION, EMBEDDED
 from vlserve.settings import LimitSettings
+from vlserve.types import DEFAULT_VIDEO_FRAMES
 
 POLICY: Final = "; ".join(
     (
@@ -64,7 +65,7 @@ def routes(limits: LimitSettings, grpc_address: Callable[[], str]) -> APIRouter:
         return {
             "question": example.QUESTION,
             "max_images": limits.max_images,
-            "max_video_frames": limits.max_video_frames,
+            "video_frames": min(DEFAULT_VIDEO_FRAMES, limits.max_video_frames),
             "max_message_mib": limits.max_message_mib,
             "default_max_tokens": limits.default_max_tokens,
             "grpc_port": int(grpc_address().rpartition(":")[2]),

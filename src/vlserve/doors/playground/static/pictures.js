@@ -27,14 +27,14 @@ export function nameAmong(others, name) {
 }
 
 /** Why a file cannot go into one request with the others, or "" where it can. */
-export function misfit(file, others, { max_images, max_video_frames, max_message_mib }) {
+export function misfit(file, others, { max_images, video_frames, max_message_mib }) {
   if (!isVideo(file) && !file.type.startsWith("image/")) {
     return `${file.name} is neither a picture nor a video.`;
   }
   const all = [...others, file];
-  const count = all.reduce((sum, each) => sum + (isVideo(each) ? max_video_frames : 1), 0);
+  const count = all.reduce((sum, each) => sum + (isVideo(each) ? video_frames : 1), 0);
   if (count > max_images) {
-    const videos = all.some(isVideo) ? ` A video counts as ${max_video_frames}.` : "";
+    const videos = all.some(isVideo) ? ` A video counts as ${video_frames}.` : "";
     return `This server takes ${max_images} pictures in a conversation, earlier ones included.${videos}`;
   }
   const mib = all.reduce((sum, { size }) => sum + (4 / 3) * size, 0) / MIB;
