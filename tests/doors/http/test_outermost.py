@@ -139,6 +139,30 @@ async def test_any_other_page_may_not(allowed: str) -> None:
             assert "access-control-allow-origin" not in answer.headers
 
 
+@pytest.mark.parametrize(
+    ("origin", "more", "words"),
+    [
+        ("https://other.example", "", ("'https://other.example'", PAGE, "http.allowed_origins")),
+        (PAGE, "Method: PATCH", ("'PATCH'", "GET, HEAD, POST, DELETE")),
+        (PAGE, "Private-Network: true", ("Access-Control-Request-Private-Network",)),
+    ],
+)
+async def test_what_a_page_may_not_ask_is_refused_in_the_form_of_every_error(
+    origin: str, more: str, words: tuple[str, ...]
+) -> None:
+    async with served(ScriptedEngine(), http={"allowed_origins": PAGE}) as house:
+        ask = f"OPTIONS {CHAT} HTTP/1.1\r\nHost: h\r\nOrigin: {origin}\r\n"
+        lines = [more] if more.startswith("Method") else ["Method: POST", *filter(None, [more])]
+        ask += "".join(f"Access-Control-Request-{line}\r\n" for line in lines) + "\r\n"
+        answer = await house.send(ask.encode())
+    assert answer.status == 400
+    assert answer.headers["content-type"] == "application/json"
+    assert answer.headers["vary"].split(", ")[0] == "Origin"
+    assert answer.error["request_id"] == answer.headers["x-request-id"]
+    for word in words:
+        assert word in answer.error["message"]
+
+
 async def test_a_request_that_is_cut_off_as_the_server_stops_is_told_so() -> None:
     engine = ScriptedEngine(num_slots=1, step_s=0.002)
     async with live(engine) as house:

@@ -5,7 +5,6 @@ from importlib import metadata
 from typing import Any, Final
 
 from fastapi import APIRouter, FastAPI
-from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 from starlette.types import ASGIApp
@@ -16,17 +15,14 @@ from vlserve.doors.http.body_route import AskingRoute
 from vlserve.doors.http.docs_page import HEADERS, page
 from vlserve.doors.http.errors import handle_errors
 from vlserve.doors.http.health import Readiness
+from vlserve.doors.http.origins import AllowedOrigins
 from vlserve.doors.http.outermost import Outermost
 from vlserve.doors.http.streaming import CallerGone
 from vlserve.doors.http.tidy import TidyRequests
-from vlserve.request_ids import HEADER
 from vlserve.service.service import Service
 from vlserve.settings import HttpSettings, LimitSettings
 
 _CALLER_GONE: Final = 499
-# What a page of another origin may ask, and read of an answer.
-_METHODS: Final = ("GET", "HEAD", "POST", "DELETE")
-_EXPOSED: Final = (HEADER, "retry-after", "retry-after-ms", "server-timing")
 
 
 class _Application(FastAPI):
@@ -77,13 +73,5 @@ def application(
     app.add_middleware(TidyRequests)
     # Outside the app, so that its last resort, the 500, passes through as well.
     if settings.origins:
-        return Outermost(
-            CORSMiddleware(
-                app,
-                allow_origins=settings.origins,
-                allow_methods=_METHODS,
-                allow_headers=("*",),
-                expose_headers=_EXPOSED,
-            )
-        )
+        return Outermost(AllowedOrigins(app, settings.origins))
     return Outermost(app)
