@@ -6,30 +6,25 @@ As a program it writes a table, here on a CPU: python -m tests.gpu.families [NAM
 import argparse
 import asyncio
 import json
-import subprocess
 import sys
 import tempfile
-from dataclasses import asdict, dataclass
-from datetime import datetime
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from unittest import mock
 
 import torch
 import transformers
-from rich.console import Console
-from rich.table import Table
 
 from tests.engines.collect import on_pages, paged_runner_of, recorded_logits, running
 from tests.engines.graph_tape import GRAPHED, TapeRecorder
-from tests.engines.native.trial import alone, crowded, empty_memory, requests, shortened
+from tests.engines.native.trial import alone, crowded, empty_memory, publish, requests, shortened
 from tests.families import FAMILIES, write_family
 from tests.oracle import Oracle
 from vlserve.engines.native.sampling.logits import Logits
 from vlserve.engines.native.scheduling.pages import num_pages
 
 NUM_SLOTS = 5
-RESULTS = Path("bench/results")
 # InternVL3's own setting.
 DYNAMIC = "internvl, dynamic RoPE"
 NAMES = (*FAMILIES, DYNAMIC)
@@ -133,25 +128,7 @@ def main() -> None:
         "torch": torch.__version__,
         "torchvision": torchvision,
     }
-    table = Table(title=", ".join(f"{name} {value}" for name, value in facts.items()))
-    for column in asdict(trials[0]):
-        table.add_column(column, justify="left" if column == "family" else "right")
-    for trial in trials:
-        table.add_row(*(str(value) for value in asdict(trial).values()))
-    Console(width=160).print(table)
-    now = datetime.now().astimezone()
-    report = {
-        "date": now.isoformat(timespec="seconds"),
-        "command": "python -m tests.gpu.families",
-        "commit": subprocess.check_output(
-            ["git", "describe", "--always", "--dirty", "--exclude=*"], text=True
-        ).strip(),
-        **facts,
-        "seed": "the family's name",
-        "trials": [asdict(trial) for trial in trials],
-    }
-    name = f"families-graphs-{now:%Y-%m-%d}-transformers-{transformers.__version__}.json"
-    (RESULTS / name).write_text(json.dumps(report, indent=1) + "\n")
+    publish("families-graphs", "python -m tests.gpu.families", trials, facts)
     sys.exit(not all(trial.is_passed for trial in trials))
 
 

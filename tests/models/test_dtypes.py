@@ -85,14 +85,19 @@ def test_the_format_is_read_off_the_folder(
     assert model_dtype(str(folder), "auto", CUDA) is emulated
 
 
-def test_a_folder_that_says_nothing_is_float32(tmp_path: Path) -> None:
+def test_a_folder_that_says_nothing_known_is_float32(tmp_path: Path) -> None:
     class Silent:
         dtype = None
 
         def get_text_config(self) -> "Silent":
             return self
 
+    file = tmp_path / "model.safetensors"
+    save_file({"a": torch.zeros(2, dtype=torch.int8)}, file)
     assert stored_dtype(tmp_path, Silent()) == "float32"
+    file.write_bytes(file.read_bytes()[:-1])
+    with pytest.raises(ModelError, match="is cut off"):
+        stored_dtype(tmp_path, Silent())
 
 
 async def test_numbers_that_are_not_finite_are_an_error_at_load(

@@ -1,10 +1,10 @@
 """Which number format a model is served in. Imports torch for nothing but what it is given."""
 
-import json
 import logging
-import struct
 from pathlib import Path
 from typing import Any, Final
+
+from vlserve.models.weights import formats
 
 _log = logging.getLogger(__name__)
 
@@ -40,20 +40,9 @@ def chosen_dtype(asked: str, device: str, stored: str, *, has_bfloat16: bool = T
 
 def stored_dtype(folder: Path, config: Any) -> str:
     """The format of a checkpoint: what its configuration says, else that of its tensors, else
-    float32."""
+    float32. Raises ModelError where the headers of its weights cannot be read."""
     for each in (config, config.get_text_config()):
         if each.dtype is not None:
             return str(each.dtype).removeprefix("torch.")
-    for file in sorted(folder.glob("*.safetensors")):
-        for tensor in _header(file).values():
-            if tensor.get("dtype") in STORED:
-                return STORED[tensor["dtype"]]
-    return "float32"
-
-
-def _header(file: Path) -> dict[str, dict[str, Any]]:
-    """What a safetensors file says of its tensors: eight bytes of length, then JSON."""
-    with file.open("rb") as opened:
-        (length,) = struct.unpack("<Q", opened.read(8))
-        header: dict[str, dict[str, Any]] = json.loads(opened.read(length))
-    return header
+    found = (STORED[each] for each in formats(folder) if each in STORED)
+    return next(found, "float32")

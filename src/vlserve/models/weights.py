@@ -3,6 +3,8 @@
 import json
 import math
 import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -23,7 +25,15 @@ def num_parameters(folder: Path) -> int:
     Raises ModelError where a file of them is missing, cut off, damaged or only a pointer, and
     where the weights are not safetensors.
     """
-    return sum(_num_parameters(file) for file in _files(folder))
+    return sum(tensor.num_numbers for file in _files(folder) for tensor in _tensors(file))
+
+
+def formats(folder: Path) -> Iterator[str]:
+    """How each tensor of the folder's weights is stored, as safetensors names it: BF16, F32.
+
+    Raises ModelError as `num_parameters` does.
+    """
+    return (tensor.format for file in _files(folder) for tensor in _tensors(file))
 
 
 def read_json(file: Path) -> dict[str, Any]:
@@ -82,7 +92,14 @@ GGUF: Final = (
 )
 
 
-def _num_parameters(file: Path) -> int:
+@dataclass(frozen=True, slots=True)
+class _Tensor:
+    format: str  # as safetensors names it
+    num_numbers: int
+
+
+def _tensors(file: Path) -> list[_Tensor]:
+    """What a file's header says: eight bytes of its length, then JSON."""
     size = file.stat().st_size
     with file.open("rb") as opened:
         start = opened.read(len(_POINTER))
@@ -95,16 +112,18 @@ def _num_parameters(file: Path) -> int:
     if len(header) < length:
         raise ModelError(f"{file.name} is cut off within its header: {_AGAIN}")
     try:
-        tensors = [entry for name, entry in json.loads(header).items() if name != "__metadata__"]
-        end = _LENGTH.size + length + max(int(entry["data_offsets"][1]) for entry in tensors)
-        count = sum(math.prod(map(int, entry["shape"])) for entry in tensors)
+        entries = [entry for name, entry in json.loads(header).items() if name != "__metadata__"]
+        end = _LENGTH.size + length + max(int(entry["data_offsets"][1]) for entry in entries)
+        found = [
+            _Tensor(str(entry["dtype"]), math.prod(map(int, entry["shape"]))) for entry in entries
+        ]
     except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError):
         raise ModelError(f"{file.name} has a damaged header: {_AGAIN}") from None
     if size < end:
         raise ModelError(f"{file.name} is cut off, {size:,} of {end:,} bytes are here: {_AGAIN}")
     if size > end:
         raise ModelError(f"{file.name} is damaged, {size:,} bytes instead of {end:,}: {_AGAIN}")
-    return count
+    return found
 
 
 def _refuse_pointer(file: Path, start: bytes) -> None:

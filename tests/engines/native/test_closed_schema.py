@@ -68,6 +68,10 @@ CASES: Final[dict[str, tuple[Any, list[str], list[str]]]] = {
         {"$defs": {"P x": WITH_A}, "allOf": [{"$ref": "#/$defs/P%20x"}, WITH_B]},
         ['{"a":"x","b":"y"}'], ['{"z":1}'],
     ),
+    "allOf of what an anchor names": (
+        {"$defs": {"P": WITH_A | {"$anchor": "here"}}, "allOf": [{"$ref": "#here"}, WITH_B]},
+        ['{"a":"x","b":"y"}'], ['{"a":"x","c":1}'],
+    ),
     "allOf of one": (DEFINED | {"allOf": [AN_A]}, ['{"a":"x"}'], ['{"c":1}']),
     "allOf with a definition": (
         DEFINED | {"allOf": [AN_A, WITH_B]}, ['{"a":"x","b":"y"}'], ['{"a":"x","c":1}'],

@@ -9,9 +9,11 @@ import random
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 from unittest import mock
 
 import torch
@@ -31,6 +33,9 @@ from vlserve.engines.native.scheduling.pages import PAGE, num_pages
 from vlserve.engines.native.scheduling.scheduler import Scheduler
 from vlserve.engines.native.scheduling.sequence import Sequence
 from vlserve.types import Image, Message, Request, Role
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 NUM_SLOTS = 5
 RESULTS = Path("bench/results")
@@ -161,6 +166,33 @@ async def tried(family: str, folder: Path, count: int = 18) -> Trial:
         )
 
 
+def publish(
+    name: str, command: str, trials: Iterable["DataclassInstance"], facts: Mapping[str, str]
+) -> None:
+    """Print a table of what came of the trials and write it to RESULTS, with date and commit."""
+    rows = [asdict(trial) for trial in trials]
+    table = Table(title=", ".join(f"{fact} {value}" for fact, value in facts.items()))
+    for column in rows[0]:
+        table.add_column(column, justify="left" if column == "family" else "right", overflow="fold")
+    for row in rows:
+        table.add_row(*map(str, row.values()))
+    Console(width=160).print(table)
+    now = datetime.now().astimezone()
+    commit = subprocess.check_output(
+        ["git", "describe", "--always", "--dirty", "--exclude=*"], text=True
+    ).strip()
+    report = {
+        "date": now.isoformat(timespec="seconds"),
+        "command": command,
+        "commit": commit,
+        **facts,
+        "seed": "the family's name",
+        "trials": rows,
+    }
+    file = f"{name}-{now:%Y-%m-%d}-transformers-{facts['transformers']}.json"
+    (RESULTS / file).write_text(json.dumps(report, indent=1) + "\n")
+
+
 def main() -> None:
     """Try every family, print and write the table."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -171,26 +203,8 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as temporary:
             folder = write_family(family, Path(temporary), MEDIUM)
             trials.append(asyncio.run(tried(family, folder)))
-    table = Table(title=f"transformers {transformers.__version__}, torch {torch.__version__}")
-    for name in asdict(trials[0]):
-        table.add_column(name, justify="left" if name == "family" else "right", overflow="fold")
-    for trial in trials:
-        table.add_row(*(str(value) for value in asdict(trial).values()))
-    Console(width=160).print(table)
-    now = datetime.now().astimezone()
-    report = {
-        "date": now.isoformat(timespec="seconds"),
-        "command": "python -m tests.engines.native.trial",
-        "commit": subprocess.check_output(
-            ["git", "describe", "--always", "--dirty", "--exclude=*"], text=True
-        ).strip(),
-        "transformers": transformers.__version__,
-        "torch": torch.__version__,
-        "seed": "the family's name",
-        "trials": [asdict(trial) for trial in trials],
-    }
-    name = f"families-{now:%Y-%m-%d}-transformers-{transformers.__version__}.json"
-    (RESULTS / name).write_text(json.dumps(report, indent=1) + "\n")
+    facts = {"transformers": transformers.__version__, "torch": torch.__version__}
+    publish("families", "python -m tests.engines.native.trial", trials, facts)
     sys.exit(not all(trial.is_passed for trial in trials))
 
 

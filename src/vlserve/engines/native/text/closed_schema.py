@@ -43,6 +43,7 @@ class _Closing:
         self._open: dict[str, str] = {}  # a reference, and that to its copy which is not closed
         self._copies: dict[str, Any] = {}
         self._num_visits = 0
+        self._anchors = dict(_anchored(root))
 
     def whole(self) -> Any:
         made = self._of(self._root, is_closed=True)
@@ -118,6 +119,8 @@ class _Closing:
 
     def _target(self, reference: str) -> Any:
         """What a reference within the schema is to; None where it is to nothing of it."""
+        if reference[1:] in self._anchors:
+            return self._anchors[reference[1:]]
         here: Any = self._root
         path = reference.removeprefix("#").split("/")[1:]
         if not reference.startswith("#"):
@@ -140,8 +143,26 @@ class _Closing:
         if reference not in self._open:
             name = f"vlserve-open-{len(self._open)}"
             self._open[reference] = f"#/$defs/{name}"
-            self._copies[name] = self._of(target, is_closed=False)
+            self._copies[name] = _without_anchors(self._of(target, is_closed=False))
         return self._open[reference]
+
+
+def _anchored(schema: Any) -> Iterator[tuple[str, Any]]:
+    """Each schema that has a name of its own to refer to it by, and that name."""
+    if isinstance(schema, dict):
+        if isinstance(schema.get("$anchor"), str):
+            yield schema["$anchor"], schema
+        schema = list(schema.values())
+    if isinstance(schema, list):
+        for each in schema:
+            yield from _anchored(each)
+
+
+def _without_anchors(schema: Any) -> Any:
+    """A copy of a schema, which must not have the name of the first."""
+    if isinstance(schema, dict):
+        return {k: _without_anchors(each) for k, each in schema.items() if k != "$anchor"}
+    return [_without_anchors(each) for each in schema] if isinstance(schema, list) else schema
 
 
 def _about_the_same(schema: dict[str, Any]) -> Iterator[Any]:
