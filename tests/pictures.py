@@ -167,4 +167,4 @@ def second_opinion(data: bytes) -> Pixels:
 
 def digest(data: bytes) -> str:
     """The digest of the Image that the service makes of a file."""
-    return image(decoder.decoded(data, 2**26)).sha256
+    return image(decoder.decode(data, 2**26)).sha256

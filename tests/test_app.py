@@ -211,7 +211,7 @@ async def test_a_signal_while_the_engine_starts_ends_it(engine: WatchedEngine) -
     engine.may_start.clear()
     stages: list[str] = []
     serving = asyncio.create_task(
-        app.serve(settings(), launch.launched(settings()), stages.append, never_ready)
+        app.serve(settings(), launch.spawn_engine(settings()), stages.append, never_ready)
     )
     await until(lambda: "loading the model" in stages)
     signal.raise_signal(signal.SIGTERM)
@@ -227,7 +227,7 @@ async def test_a_first_signal_drains_and_a_second_ends_it(engine: WatchedEngine)
     stages: list[str] = []
     houses: list[app.App] = []
     serving = asyncio.create_task(
-        app.serve(settings(), launch.launched(settings()), stages.append, houses.append)
+        app.serve(settings(), launch.spawn_engine(settings()), stages.append, houses.append)
     )
     await until(lambda: bool(houses))
     async with client(houses[0]) as caller:
@@ -273,7 +273,7 @@ async def test_a_dead_engine_ends_the_server(
     monkeypatch.setattr(engine, "ended", dead.wait)
     ready: list[app.App] = []
     serving = asyncio.create_task(
-        app.serve(settings(), launch.launched(settings()), lambda stage: None, ready.append)
+        app.serve(settings(), launch.spawn_engine(settings()), lambda stage: None, ready.append)
     )
     await until(lambda: bool(ready))
     dead.set()

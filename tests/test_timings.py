@@ -190,11 +190,11 @@ async def slow_picture(hall: Service, engine: NativeEngine, patch: Patch) -> Tim
 
 
 async def slow_web(hall: Service, engine: NativeEngine, patch: Patch) -> Timings:
-    async def fetched(*_: Any) -> bytes:
+    async def fetch(*_: Any) -> bytes:
         await asyncio.sleep(LONG_S)
         return fresh()
 
-    patch.setattr(Fetcher, "fetched", fetched)
+    patch.setattr(Fetcher, "fetch", fetch)
     urls = (ImageRef(url=f"https://somewhere.example/{i}.png") for i in range(2))
     return await asked(hall, *urls, ImageRef(fresh()))
 

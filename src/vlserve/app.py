@@ -26,7 +26,7 @@ from vlserve.doors.rest import routes as rest
 from vlserve.engines.base import Engine, EngineInfo
 from vlserve.engines.supervisor import Supervisor
 from vlserve.errors import Code, ServeError
-from vlserve.launch import launched
+from vlserve.launch import spawn_engine
 from vlserve.readiness import Door, announce, cancel, first_answer, update_health
 from vlserve.service.service import Service
 from vlserve.settings import Settings
@@ -53,7 +53,7 @@ async def open_service(settings: Settings) -> AsyncIterator[Service]:
 
     Raises ServeError or whatever the engine raises at its start.
     """
-    engine = launched(settings)
+    engine = spawn_engine(settings)
     async with AsyncExitStack() as closing:
         service = _service(engine, settings, closing)
         await engine.start()
@@ -81,7 +81,7 @@ async def running(
 
     Raises OSError where an address cannot be had, and what `open_service` raises.
     """
-    async with _running(settings, launched(settings), on_stage) as app:
+    async with _running(settings, spawn_engine(settings), on_stage) as app:
         yield app
 
 
@@ -129,7 +129,7 @@ async def serve(
 ) -> None:
     """Serve until SIGTERM or SIGINT, then drain. A second signal ends the draining at once.
 
-    `engine` is as `launched` makes it of the settings, and is closed at the end.
+    `engine` is as `spawn_engine` makes it of the settings, and is closed at the end.
 
     Raises ServeError(UNAVAILABLE) where the engine has died: whoever watches over this process
     starts it anew.

@@ -5,7 +5,7 @@ from vlserve.engines.supervisor import STALLED_S, Supervisor
 from vlserve.settings import Settings
 
 
-def launched(settings: Settings) -> Supervisor:
+def spawn_engine(settings: Settings) -> Supervisor:
     """An engine that is not started yet, whose process already imports what it will need.
 
     Raises ModelError where the model cannot be served here: before there is a process.

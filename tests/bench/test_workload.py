@@ -15,7 +15,7 @@ def pictures(request: ChatRequest) -> list[bytes]:
 
 
 def decoded(request: ChatRequest) -> list[Image]:
-    return [image(decoder.decoded(data, 10_000)) for data in pictures(request)]
+    return [image(decoder.decode(data, 10_000)) for data in pictures(request)]
 
 
 def test_a_seed_makes_the_same_requests() -> None:

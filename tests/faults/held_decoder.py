@@ -3,17 +3,17 @@
 from tests.faults.held import Phase, held
 from vlserve.media import picture, worker
 
-_decoded = picture.decoded
+_decode = picture.decode
 
 
-def decoded(data: bytes, max_pixels: int) -> picture.Pixels:
+def decode(data: bytes, max_pixels: int) -> picture.Pixels:
     """As ever, once the gate is open."""
     hold = held(data)
     if hold is not None and hold.phase is Phase.DECODE:
         hold.wait()
-    return _decoded(data, max_pixels)
+    return _decode(data, max_pixels)
 
 
 if __name__ == "__main__":
-    picture.decoded = decoded
+    picture.decode = decode
     worker.main()

@@ -147,9 +147,9 @@ class HeldDecoders(Decoders):
 class HeldFetcher(Fetcher):
     """Notes in which moment it hears that nobody waits for a picture."""
 
-    async def fetched(self, url: str, allowance: Allowance, max_bytes: int) -> bytes:
+    async def fetch(self, url: str, allowance: Allowance, max_bytes: int) -> bytes:
         with _noted_abort(held(url)):
-            return await super().fetched(url, allowance, max_bytes)
+            return await super().fetch(url, allowance, max_bytes)
 
 
 class House:

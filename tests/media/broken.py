@@ -85,7 +85,7 @@ def try_all(whole: bytes, broken: Iterator[bytes], *, may_differ: bool) -> Count
     """Decode each here. A flipped bit may change pixels (`may_differ`), a cut may not."""
     count = Count()
     try:
-        expected = picture.decoded(whole, MAX_PIXELS)
+        expected = picture.decode(whole, MAX_PIXELS)
     except Refused:  # of a format that is not taken
         expected = None
     for data in broken:
@@ -93,7 +93,7 @@ def try_all(whole: bytes, broken: Iterator[bytes], *, may_differ: bool) -> Count
         count.tried += 1
         holds = True
         try:
-            found = picture.decoded(data, MAX_PIXELS)
+            found = picture.decode(data, MAX_PIXELS)
         except Refused as refused:
             count.refused += 1
             holds = "0x" not in str(refused) and "/" not in str(refused)
@@ -134,7 +134,7 @@ async def through_processes(files: list[bytes], num: int = 2) -> tuple[int, int]
 
     def outcome_here(data: bytes) -> str:
         try:
-            return str(hash(picture.decoded(data, MAX_PIXELS).tobytes()))
+            return str(hash(picture.decode(data, MAX_PIXELS).tobytes()))
         except Refused as refused:
             return str(refused)
 

@@ -11,7 +11,7 @@ from tests.media.test_room import PNG, opened, refused, request, text
 from tests.scripted import ScriptedEngine
 from vlserve.errors import ServeError
 from vlserve.media import sources
-from vlserve.media.bounds import Allowed, allowed
+from vlserve.media.bounds import MediaLimits, media_limits
 from vlserve.service.service import Service
 from vlserve.settings import LimitSettings
 from vlserve.types import ChatRequest, ImageRef, MediaBounds, VideoRef
@@ -32,13 +32,13 @@ def bounded(*content: str | ImageRef | VideoRef, **bounds: int) -> ChatRequest:
 
 
 def test_nothing_said_leaves_the_limits() -> None:
-    assert allowed(MediaBounds(), LIMITS) == Allowed(*MOST.values())
+    assert media_limits(MediaBounds(), LIMITS) == MediaLimits(*MOST.values())
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_bound_lowers_its_limit_and_no_other(name: str) -> None:
     for value in (1, MOST[name]):
-        assert allowed(MediaBounds(**{name: value}), LIMITS) == Allowed(
+        assert media_limits(MediaBounds(**{name: value}), LIMITS) == MediaLimits(
             *(MOST | {name: value}).values()
         )
 
@@ -46,7 +46,7 @@ def test_a_bound_lowers_its_limit_and_no_other(name: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_what_would_raise_a_limit_or_is_none_is_refused_by_name(name: str) -> None:
     with pytest.raises(ServeError) as above:
-        allowed(MediaBounds(**{name: MOST[name] + 1}), LIMITS)
+        media_limits(MediaBounds(**{name: MOST[name] + 1}), LIMITS)
     assert above.value.field == f"media_bounds.{name}"
     setting = "limits.max_message_mib" if name == "max_image_bytes" else f"limits.{name}"
     assert above.value.message == (
@@ -140,7 +140,9 @@ async def test_a_bound_is_one_requests_own() -> None:
 
 async def test_without_the_bounds_all_of_it_is_answered(monkeypatch: pytest.MonkeyPatch) -> None:
     """The control."""
-    monkeypatch.setattr(sources, "allowed", lambda _, limits: allowed(MediaBounds(), limits))
+    monkeypatch.setattr(
+        sources, "media_limits", lambda _, limits: media_limits(MediaBounds(), limits)
+    )
     async with opened() as service:
         for name, ref in (await refs(service)).items():
             assert await text(service, bounded(ref, "x", max_image_bytes=1)), name

@@ -65,13 +65,13 @@ BAD = {
 
 @pytest.mark.parametrize("url", GOOD)
 async def test_what_it_holds(url: str) -> None:
-    assert await data_url.decoded(url, MAX_BYTES) == GOOD[url]
+    assert await data_url.decode(url, MAX_BYTES) == GOOD[url]
 
 
 @pytest.mark.parametrize("url", BAD, ids=range(len(BAD)))
 async def test_what_is_none_is_refused(url: str) -> None:
     with pytest.raises(Refused, match=re.escape(BAD[url])):
-        await data_url.decoded(url, MAX_BYTES)
+        await data_url.decode(url, MAX_BYTES)
 
 
 @pytest.mark.parametrize("how", ["as it is", "in lines", "url-safe", "in lines of another length"])
@@ -85,11 +85,11 @@ async def test_long_ones_come_in_pieces(length: int, how: str) -> None:
         url = "data:;base64," + base64.urlsafe_b64encode(data).decode().rstrip("=")
     elif how != "as it is":
         url = re.sub("(.{1001})", r"\1\n", url)
-    assert await data_url.decoded(url, MAX_BYTES) == data
+    assert await data_url.decode(url, MAX_BYTES) == data
     padded_inside = url[: 13 + 2**20 - 1] + "=" + url[13 + 2**20 :]
     if length > 3 * 2**18:
         with pytest.raises(Refused):
-            await data_url.decoded(padded_inside, MAX_BYTES)
+            await data_url.decode(padded_inside, MAX_BYTES)
 
 
 async def test_the_loop_is_free_while_a_long_one_is_decoded() -> None:
@@ -108,7 +108,7 @@ async def test_the_loop_is_free_while_a_long_one_is_decoded() -> None:
     watching = asyncio.create_task(watch())
     await asyncio.sleep(0)
     begin_s = loop.time()
-    assert len(await data_url.decoded(url, MAX_BYTES)) == 48 << 20
+    assert len(await data_url.decode(url, MAX_BYTES)) == 48 << 20
     whole_s = loop.time() - begin_s
     watching.cancel()
     print(f"64 MB of base64 in {whole_s * 1e3:.0f} ms, the loop away for {longest_s * 1e3:.0f} ms")
@@ -117,15 +117,15 @@ async def test_the_loop_is_free_while_a_long_one_is_decoded() -> None:
 
 async def test_escapes_are_bounded() -> None:
     with pytest.raises(Refused, match="use plain base64"):
-        await data_url.decoded("data:," + "%41" * data_url.MAX_ESCAPED, MAX_BYTES)
+        await data_url.decode("data:," + "%41" * data_url.MAX_ESCAPED, MAX_BYTES)
 
 
 @pytest.mark.parametrize("head", ["data:;base64,", "data:,"])
 async def test_no_more_than_is_wanted(head: str) -> None:
     body = base64.b64encode(DATA).decode() if head.endswith("64,") else "x" * len(DATA)
-    assert len(await data_url.decoded(head + body, len(DATA))) == len(DATA)
+    assert len(await data_url.decode(head + body, len(DATA))) == len(DATA)
     with pytest.raises(Refused, match=f"has {len(DATA)} bytes; send at most {len(DATA) - 1}"):
-        await data_url.decoded(head + body, len(DATA) - 1)
+        await data_url.decode(head + body, len(DATA) - 1)
 
 
 async def test_the_rest_of_what_is_too_long_is_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -137,5 +137,5 @@ async def test_the_rest_of_what_is_too_long_is_not_read(monkeypatch: pytest.Monk
 
     monkeypatch.setattr(data_url, "binascii", SimpleNamespace(a2b_base64=counted))
     with pytest.raises(Refused):
-        await data_url.decoded("data:;base64," + "QUJD" * (4 << 20), 1000)
+        await data_url.decode("data:;base64," + "QUJD" * (4 << 20), 1000)
     assert pieces == [1 << 20]

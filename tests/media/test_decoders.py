@@ -74,7 +74,7 @@ def is_stopped(pid: int) -> bool:
 async def test_every_kind_comes_through_as_it_is_decoded_here() -> None:
     async with running() as room:
         for kind, data in KINDS.items():
-            expected = picture.decoded(data, MAX_PIXELS)
+            expected = picture.decode(data, MAX_PIXELS)
             (found,) = await room.frames(asked(data))
             assert np.array_equal(found, expected), kind
             assert not found.flags.writeable
@@ -88,7 +88,7 @@ async def test_many_at_once_do_not_disturb_each_other() -> None:
     async with running() as room:
         together = await asyncio.gather(*(room.frames(asked(KINDS[name])) for name in names))
     for name, (pixels,) in zip(names, together, strict=True):
-        assert np.array_equal(pixels, picture.decoded(KINDS[name], MAX_PIXELS))
+        assert np.array_equal(pixels, picture.decode(KINDS[name], MAX_PIXELS))
 
 
 async def test_pixels_are_let_go_with_the_last_who_holds_them() -> None:
@@ -129,7 +129,7 @@ EVILS = {
 @pytest.mark.usefixtures("troubled")
 async def test_what_a_picture_does_to_its_process_is_told_to_its_caller_alone() -> None:
     good = KINDS["png rgb"]
-    expected = picture.decoded(good, MAX_PIXELS)
+    expected = picture.decode(good, MAX_PIXELS)
     num_good = 0
     is_done = False
 

@@ -125,7 +125,7 @@ async def test_what_stands_behind_a_picture_changes_nothing() -> None:
     for name, (data, same_as) in files.items():
         found = await outcome(room.frames(Encoded(data, MAX_PIXELS)))
         assert not isinstance(found, str), f"{name}: {found}"
-        assert np.array_equal(found, picture.decoded(same_as, MAX_PIXELS)), name
+        assert np.array_equal(found, picture.decode(same_as, MAX_PIXELS)), name
     room.close()
     print(f"two things in one: tried {len(files)}, held {len(files)}")
 

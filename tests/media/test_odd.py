@@ -24,7 +24,7 @@ def differing() -> set[str]:
 
 
 def is_same(data: bytes, expected: pictures.Pixels) -> bool:
-    found = picture.decoded(data, MAX_PIXELS)
+    found = picture.decode(data, MAX_PIXELS)
     if found.shape != expected.shape:
         return False
     return bool(np.abs(found.astype(int) - expected.astype(int)).max() <= MOST)
@@ -35,7 +35,7 @@ def test_pixels_equal_those_of_a_second_decoder() -> None:
     print(f"odd pictures: tried {len(ODD)}, held {len(ODD) - len(wrong)}")
     assert not wrong
     assert len(ODD) >= 80
-    pixels = picture.decoded(ODD["png rgb"][0], MAX_PIXELS)
+    pixels = picture.decode(ODD["png rgb"][0], MAX_PIXELS)
     assert pixels.dtype == np.uint8
     assert pixels.flags.c_contiguous
 

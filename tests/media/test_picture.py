@@ -32,12 +32,12 @@ pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 
 
 def load(data: bytes) -> pictures.Pixels:
-    return picture.decoded(data, MAX_PIXELS)
+    return picture.decode(data, MAX_PIXELS)
 
 
 def refusal(data: bytes, max_pixels: int = MAX_PIXELS) -> str:
     with pytest.raises(Refused) as refused:
-        picture.decoded(data, max_pixels)
+        picture.decode(data, max_pixels)
     assert refused.value.__cause__ is None
     return str(refused.value)
 
@@ -205,7 +205,7 @@ def test_too_many_pixels_are_refused_by_the_header(size: tuple[int, int]) -> Non
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF"])
 def test_the_bound_holds_in_every_format(kind: str) -> None:
     data = pictures.encoded(Image.new("RGB", (100, 101)), kind)
-    assert picture.decoded(data, 10_100).shape[0] == 101
+    assert picture.decode(data, 10_100).shape[0] == 101
     assert refusal(data, 10_099) == "has 100 x 101 = 10100 pixels; scale it to at most 10099"
 
 

@@ -11,7 +11,7 @@ from vlserve.media import picture, worker
 from vlserve.media.errors import Refused
 from vlserve.media.reader import Data
 
-_decoded = picture.decoded
+_decode = picture.decode
 _num_pixels = picture.num_pixels
 
 
@@ -54,22 +54,22 @@ def num_pixels(data: Data, max_pixels: int) -> int:
     return _num_pixels(rest.partition(b" ")[2] if what == b"slow" else data, max_pixels)
 
 
-def decoded(data: bytes, max_pixels: int) -> picture.Pixels:
+def decode(data: bytes, max_pixels: int) -> picture.Pixels:
     """As a picture in the text `data` says, or as ever. "slow" is followed by seconds and a good
     picture."""
     what, _, rest = data.partition(b" ")
     if what == b"slow":
         seconds, _, good = rest.partition(b" ")
         time.sleep(float(seconds))
-        return _decoded(good, max_pixels)
+        return _decode(good, max_pixels)
     if (evil := EVILS.get(what)) is None:
-        return _decoded(data, max_pixels)
+        return _decode(data, max_pixels)
     evil(rest)
     raise Refused("has done it")
 
 
 if __name__ == "__main__":
-    picture.decoded = decoded
+    picture.decode = decode
     picture.num_pixels = num_pixels
     if os.environ.get("UNCONFINED"):  # the control
         worker.open_files = lambda num: None

@@ -26,10 +26,10 @@ def serve(flags: Flags) -> None:
     """Serve until interrupted."""
     settings, _ = settings_room.read(flags)
     logs.to_stderr()
-    from vlserve.launch import launched  # noqa: PLC0415
+    from vlserve.launch import spawn_engine  # noqa: PLC0415
 
     # The engine's process imports for seconds: it begins before this one imports the doors.
-    engine = launched(settings)
+    engine = spawn_engine(settings)
     with ERR.status("importing") as status:
         from vlserve import app  # noqa: PLC0415
 

@@ -39,7 +39,7 @@ _OF_ALL: Final = {field.name for field in fields(SamplingParams)} | {"guide", "m
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class Question:
     """What a run asks of each picture: whatever makes an answer another one."""
 
     question: str
@@ -60,7 +60,7 @@ class Asker:
     """Asks about pictures of at most `max_bytes`."""
 
     def __init__(
-        self, connection: Connection, asked: Asked, patience: Patience, max_bytes: int
+        self, connection: Connection, asked: Question, patience: Patience, max_bytes: int
     ) -> None:
         self._connection = connection
         self._asked = asked

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from vlserve import example
 from vlserve.describe import output, pictures
-from vlserve.describe.ask import COLUMNS, Asked, Asker
+from vlserve.describe.ask import COLUMNS, Asker, Question
 from vlserve.describe.connect import connected
 from vlserve.describe.pictures import Picture
 from vlserve.describe.sitting import Effort, Sitting
@@ -45,7 +45,7 @@ async def describe(settings: Settings, job: Job, effort: Effort) -> int:
 
 async def _described(settings: Settings, job: Job, found: list[Picture], sitting: Sitting) -> None:
     async with connected(settings, job.server, sitting.say) as connection:
-        asked = Asked(
+        asked = Question(
             example.QUESTION if job.question is None else job.question,
             job.detail,
             job.max_tokens or settings.limits.default_max_tokens,

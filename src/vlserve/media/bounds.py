@@ -18,7 +18,7 @@ _SETTINGS: Final = {
 
 
 @dataclass(frozen=True, slots=True)
-class Allowed:
+class MediaLimits:
     """MediaBounds with a value for each. `lowered` are those that are the request's own."""
 
     max_images: int
@@ -47,7 +47,7 @@ class Allowed:
         return invalid(name, f"{refused} ({holder})" if bound else str(refused))
 
 
-def allowed(wanted: MediaBounds, limits: LimitSettings) -> Allowed:
+def media_limits(wanted: MediaBounds, limits: LimitSettings) -> MediaLimits:
     """The smaller of what the caller wants and what the limits let.
 
     Raises ServeError(INVALID_ARGUMENT) naming what is wanted above its limit: who asks for more
@@ -70,4 +70,4 @@ def allowed(wanted: MediaBounds, limits: LimitSettings) -> Allowed:
             raise invalid(f"media_bounds.{name}", message)
         bounds[name] = value
         lowered.add(name)
-    return Allowed(**bounds, lowered=frozenset(lowered))
+    return MediaLimits(**bounds, lowered=frozenset(lowered))

@@ -19,7 +19,7 @@ _NO_LINE_ENDS: Final = dict.fromkeys(map(ord, _LINE_ENDS))
 _OTHER: Final = re.compile(r"[^A-Za-z0-9+/_=\r\n-]")  # in neither alphabet
 
 
-async def decoded(url: str, max_bytes: int) -> bytes:
+async def decode(url: str, max_bytes: int) -> bytes:
     """The bytes of `data:[type][;name=value...][;base64],...`, at most `max_bytes`. The type is not
     believed.
 

@@ -41,7 +41,7 @@ class Fetcher:
         self._hosts = hosts
         self._turns = asyncio.Semaphore(_MAX_AT_ONCE)
 
-    async def fetched(self, url: str, allowance: Allowance, max_bytes: int) -> bytes:
+    async def fetch(self, url: str, allowance: Allowance, max_bytes: int) -> bytes:
         """The body behind `url`, at most MAX_REDIRECTS redirects away, taken off `allowance`: at
         most `max_bytes`, where these are fewer than it fetches at all.
 

@@ -69,7 +69,7 @@ def num_pixels(data: Data, max_pixels: int) -> int:
         return picture.width * picture.height
 
 
-def decoded(data: bytes, max_pixels: int) -> Pixels:
+def decode(data: bytes, max_pixels: int) -> Pixels:
     """The picture in `data`, of at most `max_pixels` pixels (width times height).
 
     Raises Refused for whatever is not one whole picture in one of FORMATS, and MemoryError.

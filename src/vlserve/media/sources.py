@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 from vlserve.errors import NO_DATA, invalid
 from vlserve.media import data_url, uploads
 from vlserve.media.allowance import Allowance
-from vlserve.media.bounds import Allowed, allowed
+from vlserve.media.bounds import MediaLimits, media_limits
 from vlserve.media.decoders import Encoded
 from vlserve.media.errors import Refused, too_many_bytes
 from vlserve.media.together import together
@@ -37,7 +37,7 @@ class Source:
     encoded: Encoded
     field: str
     detail: Detail
-    bounds: Allowed
+    bounds: MediaLimits
     fetch_s: float = 0.0
 
 
@@ -74,11 +74,11 @@ class Sources:
         """
         # What is fetched for a request is as much as what could have come in its message.
         allowance = Allowance(self._limits.max_message_mib * MIB)
-        bounds = allowed(wanted, self._limits)
+        bounds = media_limits(wanted, self._limits)
         return await together(self._source(ref, tenant, bounds, allowance) for ref in refs)
 
     async def _source(
-        self, ref: ImageRef | VideoRef, tenant: str, bounds: Allowed, allowance: Allowance
+        self, ref: ImageRef | VideoRef, tenant: str, bounds: MediaLimits, allowance: Allowance
     ) -> Source:
         begin_s = time.monotonic()
         try:
@@ -106,7 +106,7 @@ class Sources:
             return ref.data
         scheme = _scheme(ref)
         if scheme.startswith(data_url.SCHEME):
-            return await data_url.decoded(ref.url, max_bytes)
+            return await data_url.decode(ref.url, max_bytes)
         if scheme.startswith(uploads.SCHEME):
             return self.uploads.find(ref.url, tenant, ref.field)
         if not scheme.startswith(_WEB):
@@ -116,7 +116,7 @@ class Sources:
         if self._fetcher is None:
             message = "is a URL, and fetching is switched off here: send a data: URL"
             raise Refused(message, "media.fetch_urls")
-        return await self._fetcher.fetched(ref.url, allowance, max_bytes)
+        return await self._fetcher.fetch(ref.url, allowance, max_bytes)
 
 
 def _scheme(ref: ImageRef | VideoRef) -> str:

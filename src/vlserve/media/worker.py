@@ -178,7 +178,7 @@ def rehearse() -> None:
     for kind in picture.FORMATS:
         file = io.BytesIO()
         Pillow.new("RGB", (1, 1)).save(file, kind)
-        picture.decoded(file.getvalue(), 1)
+        picture.decode(file.getvalue(), 1)
     video.rehearse()
 
 
@@ -216,7 +216,7 @@ def _frames(what: Task, data: bytes) -> Iterator[picture.Pixels]:
     if what.max_frames:
         yield from video.frames(data, what.max_frames, what.max_pixels)
     else:
-        yield picture.decoded(data, what.max_pixels)
+        yield picture.decode(data, what.max_pixels)
 
 
 def _read(source: int) -> bytes:

@@ -3,7 +3,7 @@
 from typing import Final
 
 from vlserve.errors import invalid
-from vlserve.media.bounds import Allowed, allowed
+from vlserve.media.bounds import MediaLimits, media_limits
 from vlserve.parameters import NOT_UNICODE, is_unicode
 from vlserve.settings import LimitSettings
 from vlserve.types import ChatRequest, ImageRef, Message, Role, VideoRef
@@ -18,7 +18,7 @@ def check(request: ChatRequest, limits: LimitSettings) -> None:
     Raises ServeError(INVALID_ARGUMENT) naming the field: `messages[i].role`, `messages[i]`,
     one of `media_bounds`, or the `field` of the first picture too many.
     """
-    bounds = allowed(request.media_bounds, limits)
+    bounds = media_limits(request.media_bounds, limits)
     messages = request.messages
     if not messages:
         raise invalid("messages", "must hold a message: send at least one of the user's")
@@ -50,7 +50,7 @@ def _check_last(messages: tuple[Message[ImageRef | VideoRef], ...]) -> None:
         )
 
 
-def _num_images(ref: ImageRef | VideoRef, bounds: Allowed) -> int:
+def _num_images(ref: ImageRef | VideoRef, bounds: MediaLimits) -> int:
     if isinstance(ref, ImageRef):
         return 1
     most = bounds.max_video_frames
@@ -62,7 +62,7 @@ def _num_images(ref: ImageRef | VideoRef, bounds: Allowed) -> int:
     return bounds.num_frames(ref)
 
 
-def _too_many(ref: ImageRef | VideoRef, before: int, num: int, bounds: Allowed) -> str:
+def _too_many(ref: ImageRef | VideoRef, before: int, num: int, bounds: MediaLimits) -> str:
     what = "is one picture" if isinstance(ref, ImageRef) else f"is a video of {num} frames"
     holder = bounds.holder("max_images")
     return f"{what} after {before}; a request may hold at most {bounds.max_images} ({holder})"

@@ -12,7 +12,7 @@ import pytest
 from tests.asked import request
 from tests.engines.collect import answer, running
 from tests.tiny_model import tiny_tokenizer
-from vlserve.engines.native.text.closed_schema import closed
+from vlserve.engines.native.text.closed_schema import close_objects
 from vlserve.engines.native.text.grammar import json_grammar, matcher
 from vlserve.engines.native.text.vocabulary import Vocabulary
 from vlserve.types import FinishReason, Guide, GuideKind, SamplingParams
@@ -134,7 +134,7 @@ def test_listed_properties_are_all_that_there_are(name: str, vocabulary: Vocabul
     assert [text for text in others if fits(vocabulary, schema, text)] == []
     for text in fitting:  # closed, it is none that the caller's own would refuse
         jsonschema.validate(json.loads(text), schema)
-        jsonschema.validate(json.loads(text), closed(schema))
+        jsonschema.validate(json.loads(text), close_objects(schema))
     assert json.dumps(schema) == before
 
 
@@ -173,7 +173,7 @@ async def test_no_key_is_invented(tiny_folder: Path, capsys: pytest.CaptureFixtu
     num_good, cut = 0, []
     for i, each in enumerate(got):
         if each.finish_reason is FinishReason.STOP:
-            schema = closed(CASES[listing[i % len(listing)]][0])
+            schema = close_objects(CASES[listing[i % len(listing)]][0])
             num_good += jsonschema.Draft202012Validator(schema).is_valid(json.loads(each.text))
         else:
             cut.append((listing[i % len(listing)], each.text))
@@ -204,6 +204,6 @@ def chain(length: int) -> dict[str, Any]:
 )
 def test_what_would_take_seconds_to_close_is_refused(schema: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        closed(schema)
-    assert closed(crossed(3, 8))
-    assert closed(chain(3))
+        close_objects(schema)
+    assert close_objects(crossed(3, 8))
+    assert close_objects(chain(3))

@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 from typing import Final
 
-from vlserve.doors.kserve.convert import VERSION, Asked
+from vlserve.doors.kserve.convert import VERSION, InferCall
 from vlserve.doors.kserve.pb import inference_pb2 as pb
 from vlserve.doors.kserve.tensors import Element, write
 from vlserve.types import Chunk, TokenLogprob
@@ -17,7 +17,7 @@ _LEAST_LOGPROB: Final = -9999.0
 class Answers:
     """The answers to one request as they come, `n` of them side by side in each tensor."""
 
-    def __init__(self, asked: Asked, id_: str, model: str) -> None:
+    def __init__(self, asked: InferCall, id_: str, model: str) -> None:
         self._asked = asked
         self._id = id_
         self._model = model

@@ -24,7 +24,7 @@ _NAMES: Final = {"messages": "text_input", "messages[0]": "text_input", "model":
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class InferCall:
     """A request: what goes to the service, and how its answer is to look.
 
     `outputs` are the names of the tensors that come back, `prefix` stands before each answer.
@@ -40,7 +40,7 @@ class Asked:
     names: Mapping[str, str]
 
 
-def asked(wire: pb.ModelInferRequest, limits: LimitSettings) -> Asked:
+def infer_call(wire: pb.ModelInferRequest, limits: LimitSettings) -> InferCall:
     """What the caller asks for.
 
     Raises ServeError: NOT_FOUND for another version of the model, INVALID_ARGUMENT naming the
@@ -62,7 +62,7 @@ def asked(wire: pb.ModelInferRequest, limits: LimitSettings) -> Asked:
     ]
     if question:
         content.append(question)
-    return Asked(
+    return InferCall(
         ChatRequest(
             (Message(Role.USER, tuple(content)),),
             sampling.sampling(given, limits),

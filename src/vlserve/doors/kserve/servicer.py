@@ -23,7 +23,7 @@ from vlserve.doors.grpc.calls import (
 )
 from vlserve.doors.kserve import metadata
 from vlserve.doors.kserve.answer import Answers
-from vlserve.doors.kserve.convert import VERSION, asked, check_version
+from vlserve.doors.kserve.convert import VERSION, check_version, infer_call
 from vlserve.doors.kserve.pb import inference_pb2 as pb
 from vlserve.doors.kserve.statistics import Statistics
 from vlserve.engines.base import EngineInfo
@@ -171,7 +171,7 @@ class InferenceServicer:
     ) -> AsyncGenerator[pb.ModelInferResponse]:
         """One response, or as many as there are pieces where the caller asks for them."""
         known = understood(wire)
-        request = asked(known, self._limits)
+        request = infer_call(known, self._limits)
         if request.is_stream and not may_stream:
             raise invalid("stream", "only ModelStreamInfer answers in pieces")
         answers = Answers(request, known.id, self._service.info.model)

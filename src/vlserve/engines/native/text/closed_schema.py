@@ -22,7 +22,7 @@ _OWN: Final = ("patternProperties", "required", *_MORE)
 MAX_VISITS: Final = 20_000
 
 
-def closed(schema: Any) -> Any:
+def close_objects(schema: Any) -> Any:
     """The schema with `additionalProperties: false` in each object that lists `properties` and does
     not say otherwise; what lists them and has no type is an object. Where several schemas are about
     one object (`allOf`, or an `anyOf` beside `properties`) it has all their properties.

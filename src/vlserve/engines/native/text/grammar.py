@@ -7,7 +7,7 @@ from typing import Final
 
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 
-from vlserve.engines.native.text.closed_schema import closed
+from vlserve.engines.native.text.closed_schema import close_objects
 
 # Of one step of one answer, which everybody waits for: about 10 ms and 50 MB.
 LIMITS: Final = LLParserLimits(
@@ -38,7 +38,7 @@ def json_grammar(schema: str) -> str:
     no JSON object."""
     # The library reads it first: what is nested too deep for it never gets to where it is changed.
     _grammar(schema)
-    return _grammar(json.dumps(closed(json.loads(schema))))
+    return _grammar(json.dumps(close_objects(json.loads(schema))))
 
 
 def _grammar(schema: str) -> str:
