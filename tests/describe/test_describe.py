@@ -98,32 +98,35 @@ async def test_a_broken_picture_is_a_row_that_says_so(
     whole = png((5, 0, 7), (300, 200))
     (folder / "005.png").write_bytes(whole[: len(whole) // 2])
     (folder / "006.png").write_bytes(b"")
+    (folder / "007.heic").write_bytes(b"x")
     listed = tmp_path / "list.txt"
     names = [*names_in(folder), "none.png"]
     listed.write_text("\n".join(str(folder / name) for name in names))
     async with live() as house:
         assert await ran(listed, out, house.door.address) == 1
         failed = {Path(row["path"]).name: row for row in rows(out) if row["error"]}
-        assert sorted(failed) == ["005.png", "006.png", "none.png"]
+        assert sorted(failed) == ["005.png", "006.png", "007.heic", "none.png"]
+        assert failed["007.heic"]["error"].startswith("invalid_argument: .heic is not read here")
         assert "damaged or cut short" in failed["005.png"]["error"]
         assert failed["006.png"]["error"] == f"invalid_argument: {NO_DATA}"
         assert failed["none.png"]["error"] == "unreadable: No such file or directory"
         assert failed["005.png"]["text"] is failed["005.png"]["seconds"] is None
         said = capsys.readouterr()
-        assert "13 in all, 10 answered, 3 failed" in said.out
+        assert "14 in all, 10 answered, 4 failed" in said.out
         assert all(f"{name}: " in said.err for name in failed)
         num_seen = len(house.engine.seen)
         # Again: known as failed, still said, still status 1, and nobody asked.
         assert await ran(listed, out, house.door.address) == 1
-        assert "13 in all, 0 answered, 10 known, 3 failed" in capsys.readouterr().out
+        assert "14 in all, 0 answered, 10 known, 4 failed" in capsys.readouterr().out
         (folder / "005.png").write_bytes(whole)  # mended: that alone is reason to ask
         assert await ran(listed, out, house.door.address) == 1
         assert len(house.engine.seen) == num_seen + 1
         assert [row["path"] for row in rows(out) if row["error"]] == [
             str(folder / "006.png"),
+            str(folder / "007.heic"),
             str(folder / "none.png"),
         ]
-        assert len(rows(out)) == NUM + 1
+        assert len(rows(out)) == NUM + 2
 
 
 async def test_what_failed_for_another_reason_is_retried(folder: Path, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Which pictures are meant, and what they are called."""
 
 import os
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -107,23 +108,42 @@ def test_a_picture_is_read_with_its_stamp_and_a_bound() -> None:
     assert picture.stamp not in (stamp, "12-0")
 
 
-def test_what_is_left_out_of_a_folder_is_counted(folder: Path) -> None:
-    for name in ("x.HEIC", "y.heic", "README"):
+def test_no_file_of_a_folder_vanishes(folder: Path) -> None:
+    """What is named as a picture is one, and says why it is not read; the rest is counted."""
+    for name in ("x.HEIC", "y.svg", "README"):
         (folder / "photos" / name).write_bytes(b"x")
     os.mkfifo(folder / "photos" / "pipe.png")
+    (folder / "photos" / "gone.png").symlink_to(folder / "nowhere")
     found = find(["photos"], recursive=False)
-    assert len(found.pictures) == 3
-    assert found.left_out == {
-        ".heic": 2,
-        ".txt": 1,
-        "without an ending": 1,
-        "that are no regular files": 1,
+    assert found.left_out == {".txt": 1, "without an ending": 1}
+    assert in_words(Counter({".txt": 1, ".md": 2})) == "2 .md, 1 .txt"
+    said: dict[str, str | None] = {}
+    for picture in found.pictures:
+        try:
+            picture.read(100)
+        except ServeError as error:
+            said[picture.key] = error.message.partition(":")[0]
+        except OSError as error:
+            said[picture.key] = error.strerror
+    assert len(found.pictures) == 3 + len(said)
+    assert said == {
+        "gone.png": "No such file or directory",
+        "pipe.png": "is not a regular file",
+        "x.HEIC": ".heic is not read here",
+        "y.svg": ".svg is not read here",
     }
-    assert in_words(found.left_out).startswith("2 .heic, 1 ")
+    Path("list.txt").write_text("photos/x.HEIC\nphotos/a.png\n")
+    assert keys("list.txt") == ["photos/x.HEIC", "photos/a.png"]
+    with pytest.raises(DescribeError, match="HEIC holds no pictures that are read here, but 1 "):
+        keys("photos/x.HEIC")
+
+
+def test_a_folder_of_what_is_not_read_is_refused(folder: Path) -> None:
     (folder / "phone").mkdir()
-    (folder / "phone" / "x.heic").write_bytes(b"x")
+    for name in ("x.heic", "y.heic", "notes.txt"):
+        (folder / "phone" / name).write_bytes(b"x")
     with pytest.raises(
-        DescribeError, match=r"phone holds no pictures that are read here, but 1 \.h"
+        DescribeError, match=r"phone holds no pictures that are read here, but 2 \.heic, 1 \.txt"
     ):
         find(["phone"], recursive=False)
 

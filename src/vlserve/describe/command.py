@@ -37,9 +37,7 @@ async def describe(settings: Settings, job: Job, effort: Effort) -> int:
     sitting = Sitting(job.output, effort)
     status = await sitting.to_the_end(_described(settings, job, found.pictures, sitting))
     if found.left_out:
-        sitting.note(
-            f"left out, no pictures that are read here: {pictures.in_words(found.left_out)}"
-        )
+        sitting.note(f"left out, no pictures by their names: {pictures.in_words(found.left_out)}")
     return status
 
 

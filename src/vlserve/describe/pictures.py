@@ -15,7 +15,12 @@ from vlserve.errors import invalid
 SUFFIXES: Final = frozenset(
     {".avif", ".bmp", ".gif", ".jfif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
 )
+# Pictures as well, of kinds that are not read: each gets a row that says so.
+UNREAD: Final = frozenset(
+    {".arw", ".cr2", ".cr3", ".dng", ".heic", ".heif", ".jp2", ".jxl", ".nef", ".psd", ".svg"}
+)
 _MISSING: Final = "missing"
+_CONVERT: Final = f"convert it to one of {', '.join(sorted(SUFFIXES))}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,9 +42,11 @@ class Picture:
     def read(self, max_bytes: int) -> tuple[bytes, str]:
         """The file's content and the stamp that belongs to it.
 
-        Raises OSError, and ServeError(INVALID_ARGUMENT) where it is larger than `max_bytes` or no
-        regular file.
+        Raises OSError, and ServeError(INVALID_ARGUMENT) where it is larger than `max_bytes`, of a
+        kind in UNREAD or no regular file.
         """
+        if (suffix := self.path.suffix.lower()) in UNREAD:
+            raise invalid("picture", f"{suffix} is not read here: {_CONVERT}")
         # To open a pipe would wait for who writes into it.
         with open(self.path, "rb", opener=_open_at_once) as file:
             status = os.fstat(file.fileno())
@@ -63,7 +70,7 @@ def stamp_of(status: os.stat_result) -> str:
 @dataclass(frozen=True, slots=True)
 class Found:
     """The pictures of all sources, each once, in the order of the sources; and how many files of
-    folders were left out, by how they end or what they are."""
+    folders are no pictures, by how they end."""
 
     pictures: list[Picture]
     left_out: Counter[str]
@@ -72,10 +79,11 @@ class Found:
 def find(sources: Sequence[str], *, recursive: bool) -> Found:
     """What the sources name.
 
-    A source is a folder (its files that end as pictures do, sorted, hidden ones left out; with
-    `recursive` those of the folders in it, links not followed), a pattern (`*`, `?`, `[]`, and
-    `**` for any folders), a file that ends as a picture does, or any other file, which lists
-    paths, one a line. Listed files need not exist: that is for whoever reads them to say.
+    A source is a folder (its files that end as pictures do, those in UNREAD among them, sorted,
+    hidden ones left out; with `recursive` those of the folders in it, links not followed), a
+    pattern (`*`, `?`, `[]`, and `**` for any folders), a file that ends as a picture does, or any
+    other file, which lists paths, one a line. Listed files need not exist: that is for whoever
+    reads them to say.
 
     Raises DescribeError for a source that is nothing of this or holds no picture, and where two
     files would have one name in the output.
@@ -84,8 +92,10 @@ def find(sources: Sequence[str], *, recursive: bool) -> Found:
     left_out: Counter[str] = Counter()
     for source in sources:
         files = list(_files(source, left_out, recursive=recursive))
-        if not files:
-            but = f" that are read here, but {in_words(left_out)}" if left_out else ""
+        unread = Counter(path.suffix.lower() for path, _ in files)
+        if not set(unread) - UNREAD:
+            others = unread + left_out
+            but = f" that are read here, but {in_words(others)}" if others else ""
             raise DescribeError(f"{source} holds no pictures{but}")
         for path, name in files:
             shown = _shown(name)
@@ -110,7 +120,7 @@ def _files(source: str, left_out: Counter[str], *, recursive: bool) -> Iterator[
         for inside in _inside(path, left_out, recursive=recursive):
             yield inside, inside.relative_to(path).as_posix()
     elif path.exists():
-        names = [source] if path.suffix.lower() in SUFFIXES else _listed(path)
+        names = [source] if _is_picture(path) else _listed(path)
         for name in names:
             yield Path(name), name
     elif glob.has_magic(source):
@@ -126,15 +136,17 @@ def _inside(folder: Path, left_out: Counter[str], *, recursive: bool) -> Iterato
         folders[:] = sorted(name for name in folders if recursive and not name.startswith("."))
         for name in sorted(files):
             path = Path(root, name)
-            suffix = path.suffix.lower()
             if name.startswith("."):
                 continue
-            if not path.is_file():
-                left_out["that are no regular files"] += 1
-            elif suffix not in SUFFIXES:
-                left_out[suffix or "without an ending"] += 1
-            else:
+            if _is_picture(path):
                 yield path
+            else:
+                left_out[path.suffix.lower() or "without an ending"] += 1
+
+
+def _is_picture(path: Path) -> bool:
+    """By its name: what it holds is for whoever reads it to say."""
+    return path.suffix.lower() in SUFFIXES | UNREAD
 
 
 def _listed(path: Path) -> list[str]:

@@ -25,6 +25,7 @@ pytestmark = [
         reason="the package holds no model yet",
     ),
 ]
+NUM_STREAMS = 20  # of three answers each
 QUESTION = "Describe the image"
 ASKED = [user(picture_part(picture().read_bytes()), text_part(QUESTION))]
 
@@ -93,6 +94,24 @@ async def test_an_answer_of_a_schema_is_parsed(house: House[Engine]) -> None:
     assert isinstance(completion.choices[0].message.parsed, Shape)
     assert isinstance(response.output_parsed, Shape)
     assert streamed == response.output_parsed
+
+
+async def test_several_answers_of_a_schema_are_parsed_as_they_stream(house: House[Engine]) -> None:
+    """OpenAI's helper ends in IndexError where a later answer is told of first."""
+    num_held = 0
+    async with house.client() as client:
+        model = (await client.models.list()).data[0].id
+        for seed in range(NUM_STREAMS):
+            async with client.chat.completions.stream(
+                model=model, messages=ASKED, response_format=Shape, n=3, temperature=1, seed=seed
+            ) as stream:
+                async for _ in stream:
+                    pass
+                final = await stream.get_final_completion()
+            assert [choice.index for choice in final.choices] == [0, 1, 2]
+            assert all(isinstance(choice.message.parsed, Shape) for choice in final.choices)
+            num_held += 1
+    print(f"tried {NUM_STREAMS}, held {num_held}")
 
 
 async def test_a_schema_that_cannot_be_followed_is_refused_by_name(house: House[Engine]) -> None:
